@@ -1,0 +1,64 @@
+//! The immutable slot map that routing reads.
+//!
+//! Invariant: a snapshot never changes; a new one is published whole. Slot → shard is one array
+//! read. It does not know how it was fetched (see `discovery`) nor when to fetch again (`refresh`).
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Number of hash slots of a Redis Cluster.
+pub const SLOTS: usize = 16384;
+
+/// In [`Topology::slots`]: no shard owns this slot.
+pub const UNASSIGNED: u16 = u16::MAX;
+
+/// Where a node is dialled: host name or IP literal (no brackets) and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeAddr {
+    /// Host name, IPv4 or IPv6 literal without brackets.
+    pub host: Arc<str>,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for NodeAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// One shard: a primary and its replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// The node that takes writes.
+    pub primary: NodeAddr,
+    /// Its healthy replicas.
+    pub replicas: Vec<NodeAddr>,
+}
+
+/// How the upstream presents itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A Redis Cluster: CLUSTER commands work, slots are spread over shards.
+    Cluster,
+    /// One server without cluster support; it owns every slot.
+    Standalone,
+}
+
+/// A snapshot of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// Grows by one with every published change; equal maps are never published twice.
+    pub epoch: u64,
+    /// Cluster or single server.
+    pub mode: Mode,
+    /// All shards that own at least one slot.
+    pub shards: Vec<Shard>,
+    /// Slot → index into `shards`, or [`UNASSIGNED`].
+    pub slots: Box<[u16; SLOTS]>,
+}

@@ -1,0 +1,6 @@
+//! What a command is: its row in the table, its keys, its slot.
+//!
+//! Pure and stateless: bytes in, facts out. Nothing here knows of sockets, sessions or nodes.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod spec;
