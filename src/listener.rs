@@ -1,0 +1,138 @@
+//! Where clients come in: TCP and Unix sockets on the control thread.
+//!
+//! Invariant: an accept error never ends the listener; a client goes to the worker with the fewest
+//! sessions. It reads and writes nothing: the worker owns the socket from its first byte on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+
+use crate::net;
+use crate::session::core::Profile;
+use crate::worker::socket::Stream;
+use crate::worker::{Accepted, Worker};
+
+/// Clients the kernel may hold for us before we accept them.
+const BACKLOG: u32 = 4096;
+
+/// Pause after an accept that failed for want of resources (descriptors, memory).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The Unix socket's path; the file is removed on drop.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Binds the TCP listener.
+///
+/// # Errors
+/// What the operating system reports, e.g. that the address is in use.
+pub fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// Binds the Unix listener with the given permission bits, replacing a socket nobody listens on.
+///
+/// # Errors
+/// What the operating system reports; `AddrInUse` when another process listens there.
+pub fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process listens on this socket",
+            ));
+        }
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    // Bound under another name first: the socket is never reachable with wider permissions.
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = PathBuf::from(hidden);
+    let listener = UnixListener::bind(&hidden)?;
+    let file = SocketFile(path.to_owned());
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(mode))?;
+    std::fs::rename(&hidden, path)?;
+    Ok((listener, file))
+}
+
+/// Hands clients to workers.
+#[derive(Debug)]
+pub struct Reception {
+    workers: Arc<Vec<Worker>>,
+    next_id: AtomicU64,
+}
+
+impl Reception {
+    /// For these workers.
+    pub fn new(workers: Arc<Vec<Worker>>) -> Self {
+        Self { workers, next_id: AtomicU64::new(1) }
+    }
+
+    /// Accepts TCP clients for ever.
+    pub async fn serve_tcp(&self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let ready = net::configure(&stream).and_then(|()| stream.into_std());
+                    match ready {
+                        Ok(stream) => self.hand_over(Stream::Tcp(stream), peer.to_string()),
+                        // The client is gone already.
+                        Err(error) => tracing::debug!(%error, "a client went away at once"),
+                    }
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    /// Accepts Unix clients for ever.
+    pub async fn serve_unix(&self, listener: UnixListener, path: &Path) {
+        let shown = format!("{}:0", path.display());
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => match stream.into_std() {
+                    Ok(stream) => self.hand_over(Stream::Unix(stream), shown.clone()),
+                    Err(error) => tracing::debug!(%error, "a client went away at once"),
+                },
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    fn hand_over(&self, stream: Stream, peer: String) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let profile = Profile { id, peer, ..Profile::default() };
+        if let Some(worker) = self.workers.iter().min_by_key(|w| w.sessions())
+            && !worker.serve(Accepted { stream, profile })
+        {
+            tracing::debug!("a client came while the proxy stops");
+        }
+    }
+}
+
+async fn pause(error: &io::Error) {
+    match error.kind() {
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {}
+        _ => {
+            tracing::warn!(%error, "a client could not be accepted; is the limit of open files reached?");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}

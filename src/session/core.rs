@@ -1,0 +1,202 @@
+//! The state of one client connection.
+//!
+//! Invariant: replies leave through the window, in request order, and nothing else is ever written
+//! to `out`; a command is parsed only while the session may take one in. It does not route: the hub
+//! does, with the session's fences.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use bytes::BytesMut;
+
+use crate::buffer::ByteQueue;
+use crate::key::Key;
+use crate::resp::Version;
+use crate::resp::scan::RequestScanner;
+
+use super::fence::Fences;
+use super::window::{NO_SLOT, Reply, Window};
+
+/// Most commands a session may have without reply before its socket is not read any more.
+pub const MAX_PENDING: usize = 16 * 1024;
+
+/// Most request bytes a session may have in flight before its socket is not read any more.
+pub const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+
+/// How the end of a session comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// It goes on.
+    No,
+    /// No more commands are taken; it ends when all replies are written (QUIT, protocol error, EOF).
+    AfterReplies,
+    /// It ends now; what is buffered is dropped.
+    Now,
+}
+
+/// Who the client says it is; cold.
+#[derive(Debug, Default)]
+pub struct Profile {
+    /// CLIENT ID, unique in this process.
+    pub id: u64,
+    /// Peer address, as CLIENT LIST would show it.
+    pub peer: String,
+    /// CLIENT SETNAME.
+    pub name: Vec<u8>,
+    /// CLIENT SETINFO LIB-NAME.
+    pub lib_name: Vec<u8>,
+    /// CLIENT SETINFO LIB-VER.
+    pub lib_version: Vec<u8>,
+}
+
+/// See the module header.
+#[derive(Debug)]
+pub struct Session {
+    /// Its own name.
+    pub key: Key,
+    /// Replies in order.
+    pub window: Window,
+    /// Bytes for the client.
+    pub out: ByteQueue,
+    /// Bytes read and not yet parsed.
+    pub input: BytesMut,
+    /// Position in a request that is not there whole.
+    pub scanner: RequestScanner,
+    /// Protocol version the client chose.
+    pub version: Version,
+    /// Order fences; nearly always none.
+    pub fences: Option<Box<Fences>>,
+    /// Epoch of the slot map under which everything in flight was sent, or a later one.
+    pub epoch: u32,
+    /// When this ticket is reached, `epoch` may become the second value.
+    barrier: Option<(u32, u32)>,
+    /// A command waits until all replies before it are flushed (e.g. HELLO 3).
+    pub waits_for_empty: bool,
+    /// How it ends.
+    pub closing: Closing,
+    /// Who the client is.
+    pub profile: Box<Profile>,
+    /// It has been queued for writing and not yet been served.
+    pub dirty: bool,
+    /// It has been queued for parsing again.
+    pub resuming: bool,
+}
+
+impl Session {
+    /// A session of a client that just connected.
+    pub fn new(key: Key, profile: Profile, epoch: u32) -> Self {
+        Self {
+            key,
+            window: Window::default(),
+            out: ByteQueue::default(),
+            input: BytesMut::new(),
+            scanner: RequestScanner::default(),
+            version: Version::V2,
+            fences: None,
+            epoch,
+            barrier: None,
+            waits_for_empty: false,
+            closing: Closing::No,
+            profile: Box::new(profile),
+            dirty: false,
+            resuming: false,
+        }
+    }
+
+    /// True when another command may be taken in.
+    #[inline]
+    pub fn may_parse(&self) -> bool {
+        self.closing == Closing::No
+            && !(self.waits_for_empty && !self.window.is_empty())
+            && self.window.len() < MAX_PENDING
+            && self.window.request_bytes() < MAX_IN_FLIGHT_BYTES
+    }
+
+    /// True when a stalled session has drained enough to go on.
+    pub fn may_resume(&self) -> bool {
+        self.may_parse()
+            && self.window.len() <= MAX_PENDING / 2
+            && self.window.request_bytes() <= MAX_IN_FLIGHT_BYTES / 2
+    }
+
+    /// Puts a reply the proxy made itself in its place in the order.
+    pub fn answer(&mut self, reply: &[u8]) {
+        if self.window.is_empty() {
+            self.out.push(reply);
+        } else {
+            let ticket = self.window.open(None, NO_SLOT, Key::NONE, 0, 0);
+            self.window.fill(ticket, Reply::Borrowed(reply), &mut self.out);
+        }
+    }
+
+    /// Prepares a dispatch for `slot`, last re-mapped at `slot_epoch`, to `pipe`, under map `epoch`.
+    ///
+    /// Returns how many commands of the slot are in flight elsewhere and must come home first.
+    #[inline]
+    pub fn must_wait_for(&mut self, slot: u16, slot_epoch: u32, pipe: Key, epoch: u32) -> u32 {
+        if self.epoch == epoch {
+            return 0;
+        }
+        self.adopt_epoch(epoch);
+        if self.epoch == epoch || slot_epoch <= self.epoch {
+            return 0;
+        }
+        self.in_flight_elsewhere(slot, pipe)
+    }
+
+    /// Moves on to a newer slot map once nothing sent under the older one is in flight.
+    fn adopt_epoch(&mut self, epoch: u32) {
+        if self.window.is_empty() {
+            self.epoch = epoch;
+            self.barrier = None;
+            return;
+        }
+        if let Some((ticket, reached)) = self.barrier
+            && self.window.reached(ticket)
+        {
+            self.epoch = reached;
+            self.barrier = None;
+        }
+        if self.barrier.is_none() && self.epoch != epoch {
+            self.barrier = Some((self.window.next_ticket(), epoch));
+        }
+    }
+
+    /// How many commands of `slot` are in flight, if any of them is not on `pipe`; else 0.
+    fn in_flight_elsewhere(&self, slot: u16, pipe: Key) -> u32 {
+        let mut count = 0;
+        let mut elsewhere = false;
+        for p in self.window.iter().filter(|p| p.slot == slot && p.is_waiting()) {
+            count += 1;
+            elsewhere |= p.pipe != pipe;
+        }
+        if elsewhere { count } else { 0 }
+    }
+
+    /// How many commands of `slot` wait for a reply.
+    pub fn in_flight_of(&self, slot: u16) -> u32 {
+        self.window.iter().filter(|p| p.slot == slot && p.is_waiting()).count() as u32
+    }
+
+    /// How many commands of `slot` wait for a reply, `ticket` aside.
+    pub fn in_flight_beside(&self, slot: u16, ticket: u32) -> u32 {
+        let all = self.window.iter().filter(|p| p.slot == slot && p.is_waiting()).count() as u32;
+        let own = self.window.get(ticket).is_some_and(|p| p.slot == slot && p.is_waiting());
+        all - u32::from(own)
+    }
+
+    /// True when it has said all it has to say and is to be closed.
+    pub fn is_done(&self) -> bool {
+        match self.closing {
+            Closing::No => false,
+            Closing::AfterReplies => self.window.is_empty() && self.out.unsent() == 0,
+            Closing::Now => true,
+        }
+    }
+
+    /// Gives idle memory back.
+    pub fn shrink(&mut self) {
+        self.window.shrink();
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.input = BytesMut::new();
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Commands the proxy answers itself: the connection's own business.
+//!
+//! Invariant: replies, errors included, are byte for byte what a Redis server would say, except
+//! where a cluster behind IAM makes that impossible; then the text says why. Nothing here reaches a
+//! node, and a client's AUTH password is neither checked, kept nor forwarded.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::command::spec::{Local, Row};
+use crate::resp::Version;
+use crate::resp::encode;
+use crate::resp::request::Request;
+
+use super::core::{Closing, Session};
+
+/// What the answers depend on besides the session.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The upstream is one server without cluster support.
+    pub standalone: bool,
+    /// `redis` or `valkey`, as the upstream calls itself.
+    pub server: &'a str,
+    /// Version of the upstream.
+    pub version: &'a str,
+}
+
+/// What became of a local command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The reply stands in `out`.
+    Answered,
+    /// A node has to answer it after all.
+    Forward,
+    /// The proxy cannot do that yet.
+    NotSupported,
+}
+
+/// True for commands that change how later replies are written: they wait for those before them.
+pub fn needs_empty_window(what: Local) -> bool {
+    matches!(what, Local::Hello | Local::Reset)
+}
+
+/// True if a command of the table's blocking kind would really block as it is written.
+///
+/// XREAD and XREADGROUP block only with BLOCK, which stands before STREAMS.
+pub fn blocks(row: &Row, request: &Request<'_>) -> bool {
+    if !matches!(row.name, "xread" | "xreadgroup") {
+        return true;
+    }
+    request
+        .args()
+        .skip(1)
+        .take_while(|a| !a.eq_ignore_ascii_case(b"STREAMS"))
+        .any(|a| a.eq_ignore_ascii_case(b"BLOCK"))
+}
+
+/// The error reply for a command the proxy cannot carry yet.
+pub fn not_supported(row: &Row) -> String {
+    format!(
+        "ERR memorystore-auth-proxy does not support '{}' yet; the command was not executed",
+        row.name.replace('|', " ")
+    )
+}
+
+/// The error Redis gives for a wrong number of arguments.
+pub fn wrong_arity(name: &str) -> String {
+    format!("ERR wrong number of arguments for '{name}' command")
+}
+
+/// True when `argc` arguments, name included, fit the row.
+pub fn arity_fits(row: &Row, argc: usize) -> bool {
+    let arity = row.arity.unsigned_abs() as usize;
+    if row.arity < 0 { argc >= arity } else { argc == arity }
+}
+
+/// Answers a local command into `out`.
+pub fn answer(
+    s: &mut Session,
+    row: &Row,
+    what: Local,
+    request: &Request<'_>,
+    facts: &Facts<'_>,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    if !arity_fits(row, request.len()) {
+        encode::error(out, &wrong_arity(row.name));
+        return Outcome::Answered;
+    }
+    match what {
+        Local::Ping => ping(request, out),
+        Local::Echo => encode::bulk(out, request.arg(1)),
+        Local::Quit => {
+            s.closing = Closing::AfterReplies;
+            encode::simple(out, "OK");
+        }
+        Local::Hello => hello(s, request, facts, out),
+        Local::Auth => {
+            if request.len() > 3 {
+                encode::error(out, "ERR syntax error");
+            } else {
+                encode::simple(out, "OK");
+            }
+        }
+        Local::Reset => {
+            s.version = Version::V2;
+            s.profile.name.clear();
+            encode::simple(out, "RESET");
+        }
+        Local::Select => select(request, out),
+        Local::Readonly | Local::Readwrite => encode::simple(out, "OK"),
+        Local::ClientId => encode::integer(out, s.profile.id as i64),
+        Local::ClientGetname => {
+            if s.profile.name.is_empty() {
+                encode::null(out, s.version);
+            } else {
+                encode::bulk(out, &s.profile.name);
+            }
+        }
+        Local::ClientSetname => set_name(s, request.arg(2), out),
+        Local::ClientSetinfo => set_info(s, request, out),
+        Local::ClientNoEvict | Local::ClientNoTouch => {
+            let mode = request.arg(2);
+            if mode.eq_ignore_ascii_case(b"ON") || mode.eq_ignore_ascii_case(b"OFF") {
+                encode::simple(out, "OK");
+            } else {
+                encode::error(out, "ERR syntax error");
+            }
+        }
+        Local::Command
+        | Local::CommandCount
+        | Local::CommandDocs
+        | Local::CommandInfo
+        | Local::CommandList
+        | Local::CommandGetkeys
+        | Local::CommandGetkeysandflags
+        | Local::Help
+        | Local::Time
+        | Local::Lolwut
+        | Local::ConfigGet => return Outcome::Forward,
+        _ => return Outcome::NotSupported,
+    }
+    Outcome::Answered
+}
+
+fn ping(request: &Request<'_>, out: &mut Vec<u8>) {
+    match request.len() {
+        1 => encode::simple(out, "PONG"),
+        2 => encode::bulk(out, request.arg(1)),
+        _ => encode::error(out, &wrong_arity("ping")),
+    }
+}
+
+fn select(request: &Request<'_>, out: &mut Vec<u8>) {
+    match parse_int(request.arg(1)) {
+        None => encode::error(out, "ERR value is not an integer or out of range"),
+        Some(0) => encode::simple(out, "OK"),
+        Some(_) => encode::error(
+            out,
+            "ERR DB index is out of range: behind memorystore-auth-proxy is a cluster, which has database 0 \
+             only; use a URL that ends in /0 or in no number",
+        ),
+    }
+}
+
+/// A decimal integer as Redis reads it: no blanks, no plus sign, no leading zeros.
+pub fn parse_int(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let canonical = digits == b"0" && text.len() == 1
+        || digits.first().is_some_and(|d| (b'1'..=b'9').contains(d));
+    if !canonical {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Redis allows printable ASCII without blanks in client names and library names.
+fn is_valid_name(name: &[u8]) -> bool {
+    name.iter().all(|b| (b'!'..=b'~').contains(b))
+}
+
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+fn set_name(s: &mut Session, name: &[u8], out: &mut Vec<u8>) {
+    if is_valid_name(name) {
+        s.profile.name = name.to_vec();
+        encode::simple(out, "OK");
+    } else {
+        encode::error(out, BAD_NAME);
+    }
+}
+
+fn set_info(s: &mut Session, request: &Request<'_>, out: &mut Vec<u8>) {
+    let (attribute, value) = (request.arg(2), request.arg(3));
+    let library = attribute.eq_ignore_ascii_case(b"LIB-NAME");
+    if !library && !attribute.eq_ignore_ascii_case(b"LIB-VER") {
+        let shown = String::from_utf8_lossy(attribute).into_owned();
+        encode::error(out, &format!("ERR Unrecognized option '{shown}'"));
+    } else if !is_valid_name(value) {
+        let shown = if library { "lib-name" } else { "lib-ver" };
+        encode::error(
+            out,
+            &format!("ERR {shown} cannot contain spaces, newlines or special characters."),
+        );
+    } else {
+        if library {
+            s.profile.lib_name = value.to_vec();
+        } else {
+            s.profile.lib_version = value.to_vec();
+        }
+        encode::simple(out, "OK");
+    }
+}
+
+fn hello(s: &mut Session, request: &Request<'_>, facts: &Facts<'_>, out: &mut Vec<u8>) {
+    let mut version = s.version;
+    if request.len() > 1 {
+        match parse_int(request.arg(1)) {
+            None => {
+                return encode::error(
+                    out,
+                    "ERR Protocol version is not an integer or out of range",
+                );
+            }
+            Some(2) => version = Version::V2,
+            Some(3) => version = Version::V3,
+            Some(_) => return encode::error(out, "NOPROTO unsupported protocol version"),
+        }
+    }
+    let mut name = None;
+    let mut i = 2;
+    while i < request.len() {
+        let option = request.arg(i);
+        let left = request.len() - 1 - i;
+        if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
+            i += 3;
+        } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
+            if !is_valid_name(request.arg(i + 1)) {
+                return encode::error(out, BAD_NAME);
+            }
+            name = Some(request.arg(i + 1));
+            i += 2;
+        } else {
+            let shown = String::from_utf8_lossy(option);
+            return encode::error(out, &format!("ERR Syntax error in HELLO option '{shown}'"));
+        }
+    }
+    s.version = version;
+    if let Some(name) = name {
+        s.profile.name = name.to_vec();
+    }
+    encode::map_header(out, version, 7);
+    encode::bulk(out, b"server");
+    encode::bulk(out, facts.server.as_bytes());
+    encode::bulk(out, b"version");
+    encode::bulk(out, facts.version.as_bytes());
+    encode::bulk(out, b"proto");
+    encode::integer(out, if version == Version::V3 { 3 } else { 2 });
+    encode::bulk(out, b"id");
+    encode::integer(out, s.profile.id as i64);
+    encode::bulk(out, b"mode");
+    encode::bulk(out, b"standalone");
+    encode::bulk(out, b"role");
+    encode::bulk(out, b"master");
+    encode::bulk(out, b"modules");
+    encode::header(out, b'*', 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_as_redis_reads_them() {
+        for (text, want) in [
+            ("0", Some(0)),
+            ("12", Some(12)),
+            ("-3", Some(-3)),
+            ("", None),
+            ("-", None),
+            ("-0", None),
+            ("+1", None),
+            ("01", None),
+            (" 1", None),
+            ("9223372036854775808", None),
+        ] {
+            assert_eq!(parse_int(text.as_bytes()), want, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! One client connection: its order of replies, its place in the protocol, what it waits for.
+//!
+//! Everything here is pure. The hub (`worker::hub`) feeds it and carries out what it decides.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod core;
+pub mod fence;
+pub mod local;
+pub mod redirect;
+pub mod window;

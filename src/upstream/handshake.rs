@@ -1,0 +1,204 @@
+//! What a new upstream connection says before user traffic may flow.
+//!
+//! Invariant: all commands of the handshake go out in one write, their replies are consumed here
+//! and never reach a client, and user traffic waits until `Ready`. A refusal is typed, so that the
+//! caller can choose between backing off, asking for a new token and giving up.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+
+use zeroize::Zeroizing;
+
+use crate::credentials::Credential;
+use crate::resp::Version;
+use crate::resp::encode;
+use crate::resp::reply::{Class, classify};
+
+/// A step whose reply is awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Hello,
+    Auth,
+    Readonly,
+}
+
+/// Where a handshake stands.
+#[derive(Debug)]
+pub struct Handshake {
+    due: VecDeque<Step>,
+}
+
+/// What a reply did to the handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More replies are due.
+    Pending,
+    /// User traffic may flow.
+    Ready,
+    /// The node refused.
+    Refused(Refusal),
+}
+
+/// Why a node refused a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind of trouble it is.
+    pub kind: RefusalKind,
+    /// The node's own words, without prefix and line end; no secret is ever part of them.
+    pub text: String,
+}
+
+/// Kinds of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// WRONGPASS: expired or bad token, wrong user, or the role is missing or not yet in force.
+    WrongPass,
+    /// NOAUTH: the node wants AUTH and there is no credential.
+    NoAuth,
+    /// IAM backend out of quota.
+    IamExhausted,
+    /// IAM backend failed.
+    IamOther,
+    /// The node does not speak RESP3.
+    NoResp3,
+    /// The node loads its dataset.
+    Loading,
+    /// Anything else.
+    Other,
+}
+
+impl Handshake {
+    /// The handshake and the bytes to send; no bytes means it is ready at once.
+    pub fn begin(
+        version: Version,
+        credential: Option<&Credential>,
+        readonly: bool,
+    ) -> (Self, Zeroizing<Vec<u8>>) {
+        let mut due = VecDeque::with_capacity(2);
+        let mut out = Zeroizing::new(Vec::new());
+        match (version, credential) {
+            (Version::V3, None) => {
+                due.push_back(Step::Hello);
+                encode::command(&mut out, &["HELLO", "3"]);
+            }
+            (Version::V3, Some(c)) => {
+                due.push_back(Step::Hello);
+                // The exact size first, so that no half-grown copy of the token stays in the heap.
+                out.reserve_exact(96 + c.username.len() + c.secret.expose().len());
+                encode::command(&mut out, &["HELLO", "3", "AUTH", &c.username, c.secret.expose()]);
+            }
+            (Version::V2, Some(c)) => {
+                due.push_back(Step::Auth);
+                out.reserve_exact(96 + c.username.len() + c.secret.expose().len());
+                encode::command(&mut out, &["AUTH", &c.username, c.secret.expose()]);
+            }
+            (Version::V2, None) => {}
+        }
+        if readonly {
+            due.push_back(Step::Readonly);
+            encode::command(&mut out, &["READONLY"]);
+        }
+        (Self { due }, out)
+    }
+
+    /// True when no reply is due any more.
+    pub fn is_ready(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    /// Takes the next whole reply.
+    pub fn on_reply(&mut self, reply: &[u8]) -> Progress {
+        let Some(step) = self.due.pop_front() else {
+            return Progress::Ready;
+        };
+        if reply.first() == Some(&b'-') {
+            return Progress::Refused(refusal(step, reply));
+        }
+        if self.due.is_empty() { Progress::Ready } else { Progress::Pending }
+    }
+}
+
+/// Types an error reply to AUTH or HELLO.
+fn refusal(step: Step, reply: &[u8]) -> Refusal {
+    let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
+    let kind = match classify(reply) {
+        Class::WrongPass => RefusalKind::WrongPass,
+        Class::NoAuth => RefusalKind::NoAuth,
+        Class::IamExhausted => RefusalKind::IamExhausted,
+        Class::IamOther => RefusalKind::IamOther,
+        Class::Loading => RefusalKind::Loading,
+        _ if step == Step::Hello => RefusalKind::NoResp3,
+        _ => RefusalKind::Other,
+    };
+    Refusal { kind, text }
+}
+
+/// The in-band AUTH of a connection that is in use.
+pub fn auth_frame(credential: &Credential) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(
+        64 + credential.username.len() + credential.secret.expose().len(),
+    ));
+    encode::command(&mut out, &["AUTH", &credential.username, credential.secret.expose()]);
+    out
+}
+
+/// Types the reply to an in-band AUTH; `None` when it succeeded.
+pub fn auth_refusal(reply: &[u8]) -> Option<Refusal> {
+    (reply.first() == Some(&b'-')).then(|| refusal(Step::Auth, reply))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::credentials::Secret;
+
+    fn credential() -> Credential {
+        Credential {
+            username: "default".into(),
+            secret: Secret::new("ya29.x".into()),
+            expires_at: None,
+            obtained_at: SystemTime::UNIX_EPOCH,
+            generation: 1,
+            source: "test",
+        }
+    }
+
+    #[test]
+    fn resp2_without_credential_needs_no_word() {
+        let (h, out) = Handshake::begin(Version::V2, None, false);
+        assert!(h.is_ready() && out.is_empty());
+    }
+
+    #[test]
+    fn replica_handshake_is_one_write() {
+        let (mut h, out) = Handshake::begin(Version::V2, Some(&credential()), true);
+        assert_eq!(
+            &out[..],
+            b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n$6\r\nya29.x\r\n*1\r\n$8\r\nREADONLY\r\n"
+        );
+        assert_eq!(h.on_reply(b"+OK\r\n"), Progress::Pending);
+        assert_eq!(h.on_reply(b"+OK\r\n"), Progress::Ready);
+    }
+
+    #[test]
+    fn refusals_are_typed() {
+        for (reply, kind) in [
+            (
+                "-WRONGPASS invalid username-password pair or user is disabled.",
+                RefusalKind::WrongPass,
+            ),
+            ("-ERR (ERR_IAM_EXHAUSTED) quota exceeded.", RefusalKind::IamExhausted),
+            ("-ERR (ERR_IAM_OTHER) backend error.", RefusalKind::IamOther),
+            ("-ERR unknown command 'HELLO'", RefusalKind::NoResp3),
+            ("-NOAUTH HELLO must be called …", RefusalKind::NoAuth),
+        ] {
+            let (mut h, _) = Handshake::begin(Version::V3, Some(&credential()), false);
+            match h.on_reply(format!("{reply}\r\n").as_bytes()) {
+                Progress::Refused(r) => assert_eq!(r.kind, kind, "{reply}"),
+                other => panic!("{reply}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One upstream connection as the protocol sees it: what was asked, what is due, what was sent.
+//!
+//! A *shared* pipe carries the commands of many sessions; each in-flight entry says whose reply it
+//! is. Invariant: replies are matched to entries in the order the requests were pushed, and the
+//! bytes of a request stay in `out` until its reply is in, so that a request can be taken back
+//! whole, and so that what was never written is told apart from what may have been executed. It
+//! has no socket: `worker::io` reads, writes and dials for it.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+use zeroize::Zeroizing;
+
+use crate::buffer::ByteQueue;
+use crate::key::Key;
+use crate::resp::Version;
+use crate::resp::request::Request;
+use crate::resp::scan::{ReplyError, ReplyScan, ReplyScanner};
+
+use super::handshake::Handshake;
+
+/// What the reply of an entry is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// For the session that asked.
+    Forward,
+    /// For nobody: the reply of an ASKING the proxy put in.
+    Discard,
+    /// For the pipe itself: the reply of an in-band AUTH.
+    Reauth,
+}
+
+/// One request in flight.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Who asked.
+    pub session: Key,
+    /// Place of the reply in that session's window.
+    pub ticket: u32,
+    /// Which part of a split command it is; 0 for whole commands.
+    pub part: u16,
+    /// What the reply is for.
+    pub purpose: Purpose,
+    /// Length of the request in bytes.
+    pub len: u32,
+}
+
+/// A request taken back from a pipe that will not answer it.
+#[derive(Debug)]
+pub struct Returned {
+    /// Whose it is.
+    pub entry: Entry,
+    /// The request's bytes.
+    pub frame: Bytes,
+    /// False: no complete copy ever left this process, so it was surely not executed.
+    pub sent: bool,
+}
+
+/// Life of a pipe.
+#[derive(Debug)]
+pub enum State {
+    /// Waits for its turn to dial; requests queue up.
+    Backoff,
+    /// Being dialled.
+    Dialing,
+    /// Connected, not yet allowed to carry user traffic.
+    Handshaking(Handshake),
+    /// Carries user traffic.
+    Ready,
+}
+
+/// See the module header.
+#[derive(Debug)]
+pub struct Pipe {
+    /// Index of the node it goes to.
+    pub node: u16,
+    /// RESP version it speaks.
+    pub version: Version,
+    /// READONLY was sent: it reads from a replica.
+    pub readonly: bool,
+    /// Where it stands.
+    pub state: State,
+    /// Handshake bytes not yet written.
+    pub control: Zeroizing<Vec<u8>>,
+    /// Requests: pushed, sent, and kept until answered.
+    pub out: ByteQueue,
+    inflight: VecDeque<Entry>,
+    /// Offset in `out` of the oldest entry's request.
+    front: u64,
+    input: BytesMut,
+    scanner: ReplyScanner,
+    /// When something last went forward (ms of the worker's clock).
+    pub progress_at: u64,
+    /// Generation of the credential it authenticated with; 0: none.
+    pub credential: u64,
+    /// An in-band AUTH is in flight.
+    pub reauthenticating: bool,
+    /// It has been queued for writing and not yet been served.
+    pub dirty: bool,
+}
+
+impl Pipe {
+    /// A pipe that waits to be dialled.
+    pub fn new(node: u16, version: Version, readonly: bool, now: u64) -> Self {
+        Self {
+            node,
+            version,
+            readonly,
+            state: State::Backoff,
+            control: Zeroizing::new(Vec::new()),
+            out: ByteQueue::default(),
+            inflight: VecDeque::new(),
+            front: 0,
+            input: BytesMut::new(),
+            scanner: ReplyScanner::default(),
+            progress_at: now,
+            credential: 0,
+            reauthenticating: false,
+            dirty: false,
+        }
+    }
+
+    /// Queues a request; its reply will come back with `entry` (whose `len` is set here).
+    #[inline]
+    pub fn push(&mut self, mut entry: Entry, request: &Request<'_>, now: u64) {
+        entry.len = request.frame.len() as u32;
+        match request.shared {
+            Some(shared) => self.out.push_shared(shared.clone()),
+            None => self.out.push(request.frame),
+        }
+        self.push_entry(entry, now);
+    }
+
+    /// Queues a request held as bytes.
+    pub fn push_bytes(&mut self, mut entry: Entry, frame: Bytes, now: u64) {
+        entry.len = frame.len() as u32;
+        self.out.push_shared(frame);
+        self.push_entry(entry, now);
+    }
+
+    #[inline]
+    fn push_entry(&mut self, entry: Entry, now: u64) {
+        if self.inflight.is_empty() {
+            self.progress_at = now;
+        }
+        self.inflight.push_back(entry);
+    }
+
+    /// Number of requests without reply.
+    pub fn in_flight(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// The oldest request without reply.
+    pub fn oldest(&self) -> Option<&Entry> {
+        self.inflight.front()
+    }
+
+    /// Every request without reply, oldest first.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.inflight.iter()
+    }
+
+    /// True when bytes of some request left and its reply is due.
+    pub fn awaits_reply(&self) -> bool {
+        !self.inflight.is_empty() && self.out.sent() > self.front
+    }
+
+    /// True when there is something to write in its present state.
+    pub fn wants_write(&self) -> bool {
+        match self.state {
+            State::Backoff | State::Dialing => false,
+            State::Handshaking(_) => !self.control.is_empty(),
+            State::Ready => !self.control.is_empty() || self.out.unsent() > 0,
+        }
+    }
+
+    /// Takes the buffered part of a reply, to be scanned together with what was just read.
+    pub fn take_input(&mut self) -> BytesMut {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Puts back what could not be scanned yet.
+    pub fn keep_input(&mut self, rest: BytesMut) {
+        self.input = rest;
+    }
+
+    /// True while part of a reply is buffered.
+    pub fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Length of the next whole reply in `buf`, or how many bytes are needed.
+    ///
+    /// # Errors
+    /// [`ReplyError`] when the node does not speak RESP.
+    #[inline]
+    pub fn scan(&mut self, buf: &[u8]) -> Result<ReplyScan, ReplyError> {
+        self.scanner.scan(buf)
+    }
+
+    /// The entry the next reply belongs to. Its request's bytes stay until [`Pipe::release`].
+    #[inline]
+    pub fn pop(&mut self) -> Option<Entry> {
+        self.inflight.pop_front()
+    }
+
+    /// The bytes of the request of `entry`, which was just popped.
+    pub fn request_of(&self, entry: &Entry) -> Option<Bytes> {
+        self.out.frame_at(self.front, entry.len as usize)
+    }
+
+    /// Lets the request of `entry`, which was just popped, go.
+    #[inline]
+    pub fn release(&mut self, entry: &Entry) {
+        self.front += u64::from(entry.len);
+        self.out.release(entry.len as usize);
+    }
+
+    /// Takes every waiting request back from a pipe that has sent none; the dial goes on.
+    pub fn take_waiting(&mut self) -> Vec<Returned> {
+        let (state, control) =
+            (std::mem::replace(&mut self.state, State::Backoff), std::mem::take(&mut self.control));
+        let returned = self.take_back();
+        self.state = state;
+        self.control = control;
+        returned
+    }
+
+    /// The connection is gone: takes every request back, in order, and forgets all else.
+    pub fn take_back(&mut self) -> Vec<Returned> {
+        let sent = self.out.sent();
+        let mut at = self.front;
+        let mut returned = Vec::with_capacity(self.inflight.len());
+        for entry in std::mem::take(&mut self.inflight) {
+            let end = at + u64::from(entry.len);
+            if let Some(frame) = self.out.frame_at(at, entry.len as usize) {
+                returned.push(Returned { entry, frame, sent: end <= sent });
+            }
+            at = end;
+        }
+        self.out = ByteQueue::default();
+        self.front = 0;
+        self.input = BytesMut::new();
+        self.scanner = ReplyScanner::default();
+        self.control.clear();
+        self.reauthenticating = false;
+        self.state = State::Backoff;
+        returned
+    }
+}
+
+/// Consumes `n` bytes of `buf`, as a shared slice when they are worth it.
+pub fn split_shared(buf: &mut BytesMut, n: usize) -> Option<Bytes> {
+    if n < crate::buffer::LARGE {
+        buf.advance(n);
+        return None;
+    }
+    Some(buf.split_to(n).freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::encode;
+
+    fn entry(ticket: u32) -> Entry {
+        Entry { session: Key::new(1, 1), ticket, part: 0, purpose: Purpose::Forward, len: 0 }
+    }
+
+    fn frame(i: usize) -> Bytes {
+        let mut out = Vec::new();
+        encode::command(&mut out, &["SET", "k", &i.to_string()]);
+        out.into()
+    }
+
+    #[test]
+    fn a_lost_pipe_gives_back_what_it_holds_in_order_and_knows_what_was_sent() {
+        let mut pipe = Pipe::new(0, Version::V2, false, 0);
+        for i in 0..4 {
+            pipe.push_bytes(entry(i), frame(i as usize), 0);
+        }
+        let one = frame(0).len();
+        // The first was answered, the second sent, the third half sent, the fourth not at all.
+        pipe.out.mark_sent(one * 2 + 5);
+        let answered = pipe.pop().expect("in flight");
+        assert_eq!(pipe.request_of(&answered), Some(frame(0)));
+        pipe.release(&answered);
+        let back = pipe.take_back();
+        let told: Vec<(u32, bool)> = back.iter().map(|r| (r.entry.ticket, r.sent)).collect();
+        assert_eq!(told, [(1, true), (2, false), (3, false)]);
+        assert_eq!(back[2].frame, frame(3));
+        assert_eq!(pipe.in_flight(), 0);
+    }
+}

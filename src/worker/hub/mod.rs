@@ -1,0 +1,444 @@
+//! The hub: all sessions and all pipes of one worker thread, and everything that passes between.
+//!
+//! This is where a command travels. `request` takes it from the client's bytes to a pipe,
+//! `reply` takes the answer from the pipe to the session's window, `trouble` sends again what was
+//! redirected, rejected or lost, and `nodes` keeps the slot map and the pipes to the nodes.
+//!
+//! Invariant: one owner for all state of a worker, no socket, no task, no clock, no lock. Bytes,
+//! events and `now` come in; what is to be written stands in the `out` queues, and what else is to
+//! be done in [`Work`]. `worker::io` does it. (The starting design had a task and a channel on each
+//! side; one owner needs neither, and a whole worker can be driven in a unit test.)
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod nodes;
+mod reply;
+mod request;
+#[cfg(test)]
+mod sim;
+mod trouble;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
+use crate::credentials::{Credential, CredentialState};
+use crate::key::{Arena, Key};
+use crate::resp::request::ArgRange;
+use crate::session::core::{Closing, Profile, Session};
+use crate::session::fence::Held;
+use crate::session::redirect::Trouble;
+use crate::upstream::pipe::Pipe;
+
+use nodes::Node;
+pub use nodes::NodeStatus;
+
+/// What an operator can set about the data path.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a command may wait for a route, a connection, or a reply.
+    pub op_timeout: Duration,
+    /// How long dialling and the handshake may take.
+    pub connect_timeout: Duration,
+    /// Redirects one command may follow.
+    pub max_redirects: u8,
+    /// Shortest delay after a failed dial or AUTH.
+    pub auth_backoff_min: Duration,
+    /// Longest delay after failed dials or AUTHs.
+    pub auth_backoff_max: Duration,
+    /// Largest request (bytes).
+    pub max_request: usize,
+    /// A client that leaves more than this unread (bytes) is disconnected.
+    pub max_client_output: usize,
+}
+
+/// Why a fresh slot map is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefreshReason {
+    /// A node answered MOVED to this address.
+    Moved(NodeAddr),
+    /// A connection to a node was lost or could not be made.
+    NodeLost,
+    /// CLUSTERDOWN, READONLY, MASTERDOWN, or a slot without owner.
+    ClusterDown,
+}
+
+/// A connection to be made.
+#[derive(Debug)]
+pub struct Dial {
+    /// The pipe that wants it.
+    pub pipe: Key,
+    /// Where to.
+    pub addr: NodeAddr,
+}
+
+/// What the sockets' side has to do after a call; it drains these lists.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Pipes with something to write.
+    pub pipes: Vec<Key>,
+    /// Sessions with something to write, or to be closed.
+    pub sessions: Vec<Key>,
+    /// Sessions whose socket may be read again.
+    pub readable: Vec<Key>,
+    /// Connections to make.
+    pub dials: Vec<Dial>,
+    /// Pipes that are gone: their sockets are to be dropped.
+    pub hangups: Vec<Key>,
+    /// A fresh slot map is wanted.
+    pub refresh: Option<RefreshReason>,
+    /// This credential generation was refused: a new token is wanted.
+    pub rejected_credential: Option<u64>,
+}
+
+impl Work {
+    /// True when there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.pipes.is_empty()
+            && self.sessions.is_empty()
+            && self.readable.is_empty()
+            && self.dials.is_empty()
+            && self.hangups.is_empty()
+            && self.refresh.is_none()
+            && self.rejected_credential.is_none()
+    }
+}
+
+/// Events counted; plain numbers, published by the sockets' side.
+#[derive(Debug, Default, Clone, Copy)]
+#[allow(missing_docs, reason = "the names are the metrics' names, described in telemetry::metrics")]
+pub struct Counters {
+    pub commands: u64,
+    pub replies: u64,
+    pub error_replies: u64,
+    pub client_bytes_in: u64,
+    pub client_bytes_out: u64,
+    pub upstream_bytes_in: u64,
+    pub upstream_bytes_out: u64,
+    pub upstream_writes: u64,
+    pub client_writes: u64,
+    pub dials: u64,
+    pub dials_failed: u64,
+    pub auth_ok: u64,
+    pub auth_wrongpass: u64,
+    pub auth_exhausted: u64,
+    pub auth_other: u64,
+    pub noauth: u64,
+    pub moved: u64,
+    pub ask: u64,
+    pub retries_tryagain: u64,
+    pub retries_clusterdown: u64,
+    pub retries_loading: u64,
+    pub retries_role: u64,
+    pub retries_noauth: u64,
+    pub retries_lost: u64,
+    pub retries_noroute: u64,
+    pub fail_maybe_executed: u64,
+    pub fail_deadline: u64,
+    pub fail_redirects: u64,
+    pub protocol_errors: u64,
+    pub output_limit: u64,
+}
+
+/// A command that cannot be answered with the reply it got.
+#[derive(Debug)]
+struct Troubled {
+    session: Key,
+    ticket: u32,
+    part: u16,
+    frame: Bytes,
+    trouble: Trouble,
+    /// Node that answered, or was lost.
+    node: u16,
+    /// Target of an ASK.
+    ask: Option<u16>,
+    /// What the server or the socket said, for the error reply of last resort.
+    said: Arc<str>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    /// A fence of a session may let its head go.
+    Fence(Key, u16),
+    /// A pipe may be dialled.
+    Dial(Key),
+    /// Look at deadlines.
+    Tick,
+}
+
+/// See the module header.
+#[derive(Debug)]
+pub struct Hub {
+    settings: Settings,
+    sessions: Arena<Session>,
+    pipes: Arena<Pipe>,
+    nodes: Vec<Node>,
+    node_of: HashMap<NodeAddr, u16>,
+    /// Slot → node index of the primary, or [`UNASSIGNED`].
+    routes: Box<[u16; SLOTS]>,
+    /// Slot → epoch of its last change.
+    slot_epochs: Box<[u32; SLOTS]>,
+    epoch: u32,
+    topology: Option<Arc<Topology>>,
+    /// Node index of each shard's primary.
+    primaries: Vec<u16>,
+    credential: CredentialState,
+    rng: fastrand::Rng,
+    now: u64,
+    alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
+    ticking: bool,
+    troubled: Vec<Troubled>,
+    fenced: Vec<Key>,
+    resuming: Vec<Key>,
+    args: Vec<ArgRange>,
+    scratch: Vec<u8>,
+    /// What is to be done outside.
+    pub work: Work,
+    /// Events counted so far.
+    pub counters: Counters,
+}
+
+/// How often deadlines are looked at while something is in flight.
+const TICK_MS: u64 = 100;
+
+impl Hub {
+    /// A hub without sessions that does not know the cluster yet. `seed` feeds its jitter.
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            settings,
+            sessions: Arena::default(),
+            pipes: Arena::default(),
+            nodes: Vec::new(),
+            node_of: HashMap::new(),
+            routes: Box::new([UNASSIGNED; SLOTS]),
+            slot_epochs: Box::new([0; SLOTS]),
+            epoch: 0,
+            topology: None,
+            primaries: Vec::new(),
+            credential: CredentialState::Pending,
+            rng: fastrand::Rng::with_seed(seed),
+            now: 0,
+            alarms: BinaryHeap::new(),
+            ticking: false,
+            troubled: Vec::new(),
+            fenced: Vec::new(),
+            resuming: Vec::new(),
+            args: Vec::new(),
+            scratch: Vec::new(),
+            work: Work::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Sets the clock (ms since the worker started); never goes back.
+    pub fn set_now(&mut self, now: u64) {
+        self.now = self.now.max(now);
+    }
+
+    /// The clock.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// A client connected.
+    pub fn client_open(&mut self, profile: Profile) -> Key {
+        let epoch = self.epoch;
+        self.sessions.insert_with(|key| Session::new(key, profile, epoch))
+    }
+
+    /// The client will send no more; it still gets the replies that are due.
+    pub fn client_eof(&mut self, key: Key) {
+        if let Some(s) = self.sessions.get_mut(key) {
+            if s.closing == Closing::No {
+                s.closing = Closing::AfterReplies;
+            }
+            self.mark_session(key);
+        }
+    }
+
+    /// The process is to end: sessions take no more commands, and end when their replies are out.
+    pub fn drain(&mut self) {
+        let all: Vec<Key> = self.sessions.iter().map(|(k, _)| k).collect();
+        for key in all {
+            self.client_eof(key);
+        }
+    }
+
+    /// The client's connection is gone.
+    pub fn client_gone(&mut self, key: Key) {
+        self.sessions.remove(key);
+    }
+
+    /// The session, for the sockets' side: its `out` queue.
+    pub fn session_mut(&mut self, key: Key) -> Option<&mut Session> {
+        self.sessions.get_mut(key)
+    }
+
+    /// The pipe, for the sockets' side: its `out` queue and handshake bytes.
+    pub fn pipe_mut(&mut self, key: Key) -> Option<&mut Pipe> {
+        self.pipes.get_mut(key)
+    }
+
+    /// True while the client's socket should be read.
+    pub fn wants_read(&self, key: Key) -> bool {
+        self.sessions.get(key).is_some_and(|s| !s.resuming && s.may_parse())
+    }
+
+    /// Number of sessions.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The credential to authenticate with, if there is one by now.
+    fn credential(&self) -> Option<&Arc<Credential>> {
+        match &self.credential {
+            CredentialState::Ready { credential, .. } => Some(credential),
+            _ => None,
+        }
+    }
+
+    /// A new state of the credential; dials that waited for one begin.
+    pub fn set_credential(&mut self, state: CredentialState) {
+        self.credential = state;
+        let waiting: Vec<Key> = self.pipes.iter().map(|(k, _)| k).collect();
+        for pipe in waiting {
+            self.try_dial(pipe);
+        }
+        self.settle();
+    }
+
+    fn mark_session(&mut self, key: Key) {
+        if let Some(s) = self.sessions.get_mut(key)
+            && !s.dirty
+        {
+            s.dirty = true;
+            self.work.sessions.push(key);
+        }
+    }
+
+    fn mark_pipe(&mut self, key: Key) {
+        if let Some(p) = self.pipes.get_mut(key)
+            && !p.dirty
+            && p.wants_write()
+        {
+            p.dirty = true;
+            self.work.pipes.push(key);
+        }
+    }
+
+    /// Carries out everything that follows from the last event: retries, resumed sessions.
+    fn settle(&mut self) {
+        loop {
+            if !self.troubled.is_empty() {
+                for troubled in std::mem::take(&mut self.troubled) {
+                    self.handle(troubled);
+                }
+            } else if let Some(key) = self.fenced.pop() {
+                self.pump_fences(key);
+            } else if let Some(key) = self.resuming.pop() {
+                if let Some(s) = self.sessions.get_mut(key) {
+                    s.resuming = false;
+                    self.parse_input(key);
+                    self.work.readable.push(key);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn set_alarm(&mut self, at: u64, alarm: Alarm) {
+        self.alarms.push(Reverse((at, alarm)));
+    }
+
+    fn start_ticking(&mut self) {
+        if !self.ticking {
+            self.ticking = true;
+            self.set_alarm(self.now + TICK_MS, Alarm::Tick);
+        }
+    }
+
+    /// When [`Hub::on_time`] wants to be called next (ms of its clock).
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.alarms.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Time has passed.
+    pub fn on_time(&mut self) {
+        while let Some(Reverse((at, _))) = self.alarms.peek()
+            && *at <= self.now
+        {
+            match self.alarms.pop() {
+                Some(Reverse((_, Alarm::Fence(session, slot)))) => self.pump_fence(session, slot),
+                Some(Reverse((_, Alarm::Dial(pipe)))) => self.try_dial(pipe),
+                Some(Reverse((_, Alarm::Tick))) => self.tick(),
+                None => {}
+            }
+        }
+        self.settle();
+    }
+
+    /// Looks at deadlines: pipes without progress, and commands that wait for a connection.
+    fn tick(&mut self) {
+        self.ticking = false;
+        let op_timeout = self.settings.op_timeout.as_millis() as u64;
+        let connect_timeout = self.settings.connect_timeout.as_millis() as u64;
+        let mut stalled = Vec::new();
+        let mut overdue = Vec::new();
+        let mut busy = false;
+        for (key, pipe) in self.pipes.iter() {
+            busy |= pipe.in_flight() > 0;
+            match pipe.state {
+                crate::upstream::pipe::State::Ready => {
+                    if pipe.awaits_reply()
+                        && self.now.saturating_sub(pipe.progress_at) >= op_timeout
+                    {
+                        stalled.push((key, "no reply within --op-timeout"));
+                    }
+                }
+                crate::upstream::pipe::State::Handshaking(_)
+                    if self.now.saturating_sub(pipe.progress_at) >= connect_timeout =>
+                {
+                    stalled.push((key, "no answer to AUTH within --connect-timeout"));
+                }
+                _ => {
+                    if pipe.entries().any(|e| self.is_expired(e.session, e.ticket)) {
+                        overdue.push(key);
+                    }
+                }
+            }
+        }
+        for (key, cause) in stalled {
+            self.pipe_lost(key, cause);
+        }
+        for key in overdue {
+            self.fail_overdue(key);
+        }
+        if busy {
+            self.start_ticking();
+        }
+    }
+
+    /// True when the command's deadline is over, or nobody waits for it any more.
+    fn is_expired(&self, session: Key, ticket: u32) -> bool {
+        let Some(p) = self.sessions.get(session).and_then(|s| s.window.get(ticket)) else {
+            return false;
+        };
+        let age = (self.now as u32).wrapping_sub(p.since);
+        u128::from(age) >= self.settings.op_timeout.as_millis()
+    }
+
+    fn hold(&mut self, session: Key, slot: u16, held: Held, outstanding: u32) {
+        let Some(s) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let fences = s.fences.get_or_insert_default();
+        if !fences.holds(slot) {
+            fences.raise(slot, outstanding);
+        }
+        fences.queue(slot, held);
+    }
+}

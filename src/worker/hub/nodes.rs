@@ -1,0 +1,401 @@
+//! The nodes: which one owns a slot, the pipes to them, and when they are dialled.
+//!
+//! Invariant: at most one shared pipe per (node, RESP version); a node that refuses dials or AUTH is
+//! tried again no sooner than its backoff says, whoever asks. A MOVED is believed at once; the
+//! watcher's next snapshot confirms or corrects it.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::sync::Arc;
+
+use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
+use crate::credentials::CredentialState;
+use crate::key::Key;
+use crate::resp::Version;
+use crate::session::redirect::Trouble;
+use crate::session::window::NO_SLOT;
+use crate::upstream::backoff::Backoff;
+use crate::upstream::handshake::{Handshake, Refusal, RefusalKind, auth_frame};
+use crate::upstream::pipe::{Entry, Pipe, Purpose, Returned, State};
+
+use super::request::entry;
+use super::{Alarm, Dial, Hub, RefreshReason, Troubled};
+
+/// A node that was ever named by the cluster.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) addr: NodeAddr,
+    /// Shared pipes by RESP version.
+    pipes: [Key; 2],
+    backoff: Backoff,
+    next_dial: u64,
+    last_error: Option<Arc<str>>,
+}
+
+/// What `/status` shows of a node.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// Its address.
+    pub addr: NodeAddr,
+    /// Connections that carry traffic.
+    pub ready: usize,
+    /// Connections being made.
+    pub connecting: usize,
+    /// Commands in flight.
+    pub in_flight: usize,
+    /// What went wrong last, cleared by the next success.
+    pub last_error: Option<Arc<str>>,
+}
+
+impl Hub {
+    /// A new snapshot of the cluster.
+    pub fn set_topology(&mut self, topology: Arc<Topology>) {
+        let primaries: Vec<u16> =
+            topology.shards.iter().map(|s| self.node_index(&s.primary)).collect();
+        self.epoch += 1;
+        for slot in 0..SLOTS {
+            let node =
+                primaries.get(usize::from(topology.slots[slot])).copied().unwrap_or(UNASSIGNED);
+            if self.routes[slot] != node {
+                self.routes[slot] = node;
+                self.slot_epochs[slot] = self.epoch;
+            }
+        }
+        self.topology = Some(topology);
+        self.primaries = primaries;
+        let fenced: Vec<Key> =
+            self.sessions.iter().filter(|(_, s)| s.fences.is_some()).map(|(k, _)| k).collect();
+        for key in fenced {
+            if let Some(f) = self.sessions.get_mut(key).and_then(|s| s.fences.as_deref_mut()) {
+                f.hurry();
+            }
+            self.fenced.push(key);
+        }
+        self.requeue_unconnected();
+        self.settle();
+    }
+
+    /// Commands that wait for a connection are routed anew: their slot may have a new owner.
+    fn requeue_unconnected(&mut self) {
+        let waiting: Vec<Key> = self
+            .pipes
+            .iter()
+            .filter(|(_, p)| !matches!(p.state, State::Ready) && p.in_flight() > 0)
+            .map(|(k, _)| k)
+            .collect();
+        for key in waiting {
+            let said = self.waiting_cause(key);
+            self.hand_back_waiting(key, &said);
+        }
+    }
+
+    /// The slot's owner, as a MOVED just told.
+    pub(super) fn learn_moved(&mut self, slot: u16, addr: NodeAddr) {
+        let node = self.node_index(&addr);
+        let at = usize::from(slot);
+        if self.routes[at] != node {
+            self.epoch += 1;
+            self.routes[at] = node;
+            self.slot_epochs[at] = self.epoch;
+        }
+    }
+
+    /// Index of a node, which is added if it is new.
+    pub(super) fn node_index(&mut self, addr: &NodeAddr) -> u16 {
+        if let Some(&n) = self.node_of.get(addr) {
+            return n;
+        }
+        let n = self.nodes.len() as u16;
+        self.nodes.push(Node {
+            addr: addr.clone(),
+            pipes: [Key::NONE; 2],
+            backoff: Backoff::new(self.settings.auth_backoff_min, self.settings.auth_backoff_max),
+            next_dial: 0,
+            last_error: None,
+        });
+        self.node_of.insert(addr.clone(), n);
+        n
+    }
+
+    /// The pipe for commands of a slot; `None` when no node is known for it.
+    #[inline]
+    pub(super) fn pipe_for(&mut self, session: Key, slot: u16, version: Version) -> Option<Key> {
+        let node = match self.routes.get(usize::from(slot)) {
+            Some(&node) => node,
+            None => self.any_node(session)?,
+        };
+        let pipe = self.nodes.get(usize::from(node))?.pipes[version.index()];
+        if self.pipes.get(pipe).is_some() {
+            return Some(pipe);
+        }
+        Some(self.pipe_to(node, version))
+    }
+
+    /// The node for commands without a key: always the same one for a session, so that its PUBLISHes
+    /// stay in order; spread over the shards by session.
+    fn any_node(&self, session: Key) -> Option<u16> {
+        self.primaries.get(session.index() % self.primaries.len().max(1)).copied()
+    }
+
+    /// The shared pipe to a node, made if there is none.
+    pub(super) fn pipe_to(&mut self, node: u16, version: Version) -> Key {
+        let at = usize::from(node);
+        let known = self.nodes[at].pipes[version.index()];
+        if self.pipes.get(known).is_some() {
+            return known;
+        }
+        let now = self.now;
+        let key = self.pipes.insert_with(|_| Pipe::new(node, version, false, now));
+        self.nodes[at].pipes[version.index()] = key;
+        self.try_dial(key);
+        key
+    }
+
+    /// Dials a pipe if its node's backoff and the credential allow it now.
+    pub(super) fn try_dial(&mut self, key: Key) {
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
+        if !matches!(pipe.state, State::Backoff) {
+            return;
+        }
+        match self.credential {
+            CredentialState::Ready { .. } | CredentialState::NotNeeded => {}
+            // `set_credential` comes back here.
+            CredentialState::Pending | CredentialState::Failed { .. } => return,
+        }
+        let node = &self.nodes[usize::from(pipe.node)];
+        if node.next_dial > self.now {
+            let at = node.next_dial;
+            self.set_alarm(at, Alarm::Dial(key));
+            return;
+        }
+        pipe.state = State::Dialing;
+        pipe.progress_at = self.now;
+        self.counters.dials += 1;
+        self.work.dials.push(Dial { pipe: key, addr: node.addr.clone() });
+    }
+
+    /// The socket of a pipe is connected.
+    pub fn pipe_connected(&mut self, key: Key) {
+        let credential = self.credential().cloned();
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
+        let (handshake, bytes) =
+            Handshake::begin(pipe.version, credential.as_deref(), pipe.readonly);
+        pipe.control = bytes;
+        pipe.credential = credential.map_or(0, |c| c.generation);
+        pipe.progress_at = self.now;
+        let ready = handshake.is_ready();
+        pipe.state = State::Handshaking(handshake);
+        if ready {
+            self.pipe_ready(key);
+        }
+        self.mark_pipe(key);
+        self.start_ticking();
+        self.settle();
+    }
+
+    /// The handshake is done: user traffic flows.
+    pub(super) fn pipe_ready(&mut self, key: Key) {
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
+        pipe.state = State::Ready;
+        pipe.progress_at = self.now;
+        if pipe.credential != 0 {
+            self.counters.auth_ok += 1;
+        }
+        if let Some(node) = self.nodes.get_mut(usize::from(pipe.node)) {
+            node.backoff.succeed();
+            node.last_error = None;
+        }
+        self.mark_pipe(key);
+    }
+
+    /// The node wants AUTH on a connection that had it: authenticate again, in band.
+    pub(super) fn reauthenticate(&mut self, key: Key) {
+        let Some(credential) = self.credential().cloned() else {
+            return;
+        };
+        let now = self.now;
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
+        if pipe.reauthenticating || !matches!(pipe.state, State::Ready) {
+            return;
+        }
+        pipe.reauthenticating = true;
+        let entry = Entry { purpose: Purpose::Reauth, ..entry(Key::NONE, 0, 0) };
+        let frame = auth_frame(&credential);
+        pipe.push(entry, &crate::resp::request::Request::new(&frame, None, &[]), now);
+        self.mark_pipe(key);
+    }
+
+    /// The node refused AUTH or HELLO.
+    pub(super) fn pipe_refused(&mut self, key: Key, refusal: &Refusal) {
+        let generation = self.pipes.get(key).map_or(0, |p| p.credential);
+        let advice = match refusal.kind {
+            RefusalKind::WrongPass => {
+                self.counters.auth_wrongpass += 1;
+                self.work.rejected_credential = Some(generation);
+                ". Check that the principal has roles/redis.dbConnectionUser (permission \
+                 redis.clusters.connect) on this cluster; a new grant takes some minutes"
+            }
+            RefusalKind::NoAuth => {
+                self.counters.auth_other += 1;
+                ". The cluster wants AUTH: do not use --no-iam-auth, or give --upstream-password-file"
+            }
+            RefusalKind::IamExhausted => {
+                self.counters.auth_exhausted += 1;
+                ""
+            }
+            RefusalKind::NoResp3 => {
+                self.counters.auth_other += 1;
+                ". The node does not speak RESP3: let the client use RESP2"
+            }
+            RefusalKind::IamOther | RefusalKind::Loading | RefusalKind::Other => {
+                self.counters.auth_other += 1;
+                ""
+            }
+        };
+        let cause = format!("AUTH was refused: {}{advice}", refusal.text);
+        self.dial_failed(key, &cause);
+    }
+
+    /// A connection could not be made or authenticated: back off, and give the commands back.
+    pub(super) fn dial_failed(&mut self, key: Key, cause: &str) {
+        self.counters.dials_failed += 1;
+        let random = self.rng.f64();
+        let now = self.now;
+        if let Some(pipe) = self.pipes.get(key)
+            && let Some(node) = self.nodes.get_mut(usize::from(pipe.node))
+        {
+            node.next_dial = now + node.backoff.fail(random).as_millis() as u64;
+            node.last_error = Some(cause.into());
+        }
+        self.drop_pipe(key, cause);
+        self.work.refresh = Some(RefreshReason::NodeLost);
+    }
+
+    /// The socket of a pipe is gone, or is given up: `cause` says why.
+    pub fn pipe_lost(&mut self, key: Key, cause: &str) {
+        let Some(pipe) = self.pipes.get(key) else {
+            return;
+        };
+        if matches!(pipe.state, State::Ready) {
+            if let Some(node) = self.nodes.get_mut(usize::from(pipe.node)) {
+                node.last_error = Some(cause.into());
+            }
+            self.drop_pipe(key, cause);
+            self.work.refresh = Some(RefreshReason::NodeLost);
+        } else {
+            self.dial_failed(key, cause);
+        }
+        self.settle();
+    }
+
+    /// Removes a pipe; its commands become trouble, in order.
+    fn drop_pipe(&mut self, key: Key, cause: &str) {
+        let Some(mut pipe) = self.pipes.remove(key) else {
+            return;
+        };
+        let node = pipe.node;
+        for known in &mut self.nodes[usize::from(node)].pipes {
+            if *known == key {
+                *known = Key::NONE;
+            }
+        }
+        self.work.hangups.push(key);
+        let returned = pipe.take_back();
+        self.trouble_returned(returned, node, cause);
+    }
+
+    /// Commands that waited for a connection until their deadline: all go back, the overdue fail.
+    pub(super) fn fail_overdue(&mut self, key: Key) {
+        let said = self.waiting_cause(key);
+        self.hand_back_waiting(key, &said);
+    }
+
+    /// Why a pipe does not carry traffic yet.
+    fn waiting_cause(&self, key: Key) -> String {
+        let node = self.pipes.get(key).and_then(|p| self.nodes.get(usize::from(p.node)));
+        match &self.credential {
+            CredentialState::Pending => {
+                "no credential yet: the first token is still awaited".into()
+            }
+            CredentialState::Failed { error } => format!("no credential: {error}"),
+            _ => {
+                node.and_then(|n| n.last_error.as_deref()).unwrap_or("no connection yet").to_owned()
+            }
+        }
+    }
+
+    /// Takes the waiting commands from a pipe that carries no traffic yet; its dial goes on.
+    fn hand_back_waiting(&mut self, key: Key, said: &str) {
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
+        let node = pipe.node;
+        let returned = pipe.take_waiting();
+        self.trouble_returned(returned, node, said);
+    }
+
+    /// Commands a pipe gave back become trouble, in order.
+    fn trouble_returned(&mut self, returned: Vec<Returned>, node: u16, said: &str) {
+        let said: Arc<str> = said.into();
+        for r in returned {
+            if r.entry.purpose != Purpose::Forward {
+                continue;
+            }
+            self.troubled.push(Troubled {
+                session: r.entry.session,
+                ticket: r.entry.ticket,
+                part: r.entry.part,
+                frame: r.frame,
+                trouble: Trouble::Lost { sent: r.sent },
+                node,
+                ask: None,
+                said: said.clone(),
+            });
+        }
+    }
+
+    /// Why no node is known for a slot.
+    pub(super) fn no_route_cause(&self) -> String {
+        match (&self.topology, &self.credential) {
+            (_, CredentialState::Failed { error }) => format!("no credential: {error}"),
+            (_, CredentialState::Pending) => "the first token is still awaited".into(),
+            (None, _) => "the cluster could not be discovered yet (see /status and the log)".into(),
+            (Some(_), _) => "the slot map has no owner for it".into(),
+        }
+    }
+
+    /// The nodes as `/status` shows them.
+    pub fn node_statuses(&self) -> Vec<NodeStatus> {
+        let mut all: Vec<NodeStatus> = self
+            .nodes
+            .iter()
+            .map(|n| NodeStatus {
+                addr: n.addr.clone(),
+                ready: 0,
+                connecting: 0,
+                in_flight: 0,
+                last_error: n.last_error.clone(),
+            })
+            .collect();
+        for (_, pipe) in self.pipes.iter() {
+            if let Some(status) = all.get_mut(usize::from(pipe.node)) {
+                match pipe.state {
+                    State::Ready => status.ready += 1,
+                    _ => status.connecting += 1,
+                }
+                status.in_flight += pipe.in_flight();
+            }
+        }
+        all
+    }
+}
+
+// `NO_SLOT` is one past the last index of `routes`, so that keyless commands miss the array.
+const _: () = assert!(NO_SLOT as usize == SLOTS);

@@ -1,0 +1,298 @@
+//! From a node's bytes to a session: find the reply's end, its owner, and its class.
+//!
+//! Invariant: every reply belongs to the oldest entry of its pipe; a reply whose session is gone is
+//! dropped; one that is not for the client becomes trouble and is handled after the read.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::buffer::LARGE;
+use crate::key::Key;
+use crate::resp::reply::{Class, classify};
+use crate::resp::scan::ReplyScan;
+use crate::session::core::Closing;
+use crate::session::redirect::Trouble;
+use crate::session::window::Reply;
+use crate::upstream::handshake::{self, Progress};
+use crate::upstream::pipe::{self, Entry, Purpose, State};
+
+use super::{Hub, Troubled};
+
+/// What ends a pipe while its bytes are read.
+enum Broken {
+    NotResp,
+    Unasked,
+    Refused(handshake::Refusal),
+}
+
+impl Hub {
+    /// A node sent bytes.
+    pub fn pipe_data(&mut self, key: Key, data: &[u8]) {
+        self.counters.upstream_bytes_in += data.len() as u64;
+        let Some(p) = self.pipes.get_mut(key) else {
+            return;
+        };
+        p.progress_at = self.now;
+        let outcome = if p.has_input() {
+            let mut input = p.take_input();
+            input.extend_from_slice(data);
+            self.consume_buffered(key, input)
+        } else {
+            self.consume(key, data)
+        };
+        match outcome {
+            Ok(()) => {}
+            Err(Broken::NotResp) => self.pipe_lost(key, "the node sent bytes that are not RESP"),
+            Err(Broken::Unasked) => self.pipe_lost(key, "the node sent a reply nobody asked for"),
+            Err(Broken::Refused(refusal)) => self.pipe_refused(key, &refusal),
+        }
+        self.settle();
+    }
+
+    /// Replies that stand in the read buffer: small ones are copied once, to the client's queue.
+    fn consume(&mut self, key: Key, data: &[u8]) -> Result<(), Broken> {
+        let mut at = 0;
+        while at < data.len() {
+            let Some(p) = self.pipes.get_mut(key) else {
+                return Ok(());
+            };
+            match p.scan(&data[at..]) {
+                Ok(ReplyScan::Complete(n)) => {
+                    self.reply(key, Reply::Borrowed(&data[at..at + n]))?;
+                    at += n;
+                }
+                Ok(ReplyScan::Partial(need)) => {
+                    let mut rest = BytesMut::with_capacity(need.max(data.len() - at));
+                    rest.extend_from_slice(&data[at..]);
+                    p.keep_input(rest);
+                    return Ok(());
+                }
+                Err(_) => return Err(Broken::NotResp),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with a reply that began in an earlier read; a large one is moved, not copied.
+    fn consume_buffered(&mut self, key: Key, mut input: BytesMut) -> Result<(), Broken> {
+        while !input.is_empty() {
+            let Some(p) = self.pipes.get_mut(key) else {
+                return Ok(());
+            };
+            match p.scan(&input) {
+                Ok(ReplyScan::Complete(n)) if n >= LARGE => {
+                    if let Some(shared) = pipe::split_shared(&mut input, n) {
+                        self.reply(key, Reply::Shared(shared))?;
+                    }
+                }
+                Ok(ReplyScan::Complete(n)) => {
+                    let head = input.split_to(n);
+                    self.reply(key, Reply::Borrowed(&head))?;
+                }
+                Ok(ReplyScan::Partial(need)) => {
+                    // Never let a small rest pin a large allocation.
+                    if input.len() < LARGE && need <= LARGE {
+                        input = BytesMut::from(&input[..]);
+                    }
+                    input.reserve(need.saturating_sub(input.len()));
+                    p.keep_input(input);
+                    return Ok(());
+                }
+                Err(_) => return Err(Broken::NotResp),
+            }
+        }
+        Ok(())
+    }
+
+    /// One whole reply of a pipe.
+    #[inline]
+    fn reply(&mut self, key: Key, reply: Reply<'_>) -> Result<(), Broken> {
+        let Some(p) = self.pipes.get_mut(key) else {
+            return Ok(());
+        };
+        let first = reply.as_slice().first().copied();
+        if first == Some(b'>') {
+            // A push nobody subscribed to on a shared pipe.
+            return Ok(());
+        }
+        if let State::Handshaking(_) = p.state {
+            return self.handshake_reply(key, reply.as_slice());
+        }
+        let Some(entry) = p.pop() else {
+            return Err(Broken::Unasked);
+        };
+        if entry.purpose == Purpose::Forward && first != Some(b'-') {
+            p.release(&entry);
+            self.deliver(&entry, reply);
+            return Ok(());
+        }
+        self.unusual_reply(key, entry, reply);
+        Ok(())
+    }
+
+    /// Hands a final reply to its session.
+    #[inline]
+    pub(super) fn deliver(&mut self, entry: &Entry, reply: Reply<'_>) {
+        let Some(s) = self.sessions.get_mut(entry.session) else {
+            return;
+        };
+        self.counters.replies += 1;
+        if s.fences.is_some() {
+            if let Some(slot) = s.window.get(entry.ticket).map(|p| p.slot)
+                && let Some(f) = s.fences.as_deref_mut()
+            {
+                f.answered(slot, entry.ticket, entry.part);
+                self.fenced.push(entry.session);
+            }
+        }
+        if s.out.unsent() > self.settings.max_client_output {
+            // Redis's client-output-buffer-limit: a client that does not read is let go.
+            if s.closing != Closing::Now {
+                s.closing = Closing::Now;
+                self.counters.output_limit += 1;
+            }
+        } else {
+            s.window.fill(entry.ticket, reply, &mut s.out);
+        }
+        if !s.dirty {
+            s.dirty = true;
+            self.work.sessions.push(entry.session);
+        }
+        if !s.resuming && !s.input.is_empty() && s.may_resume() {
+            s.resuming = true;
+            self.resuming.push(entry.session);
+        }
+    }
+
+    /// Errors, and replies that are not for a client.
+    #[cold]
+    fn unusual_reply(&mut self, key: Key, entry: Entry, reply: Reply<'_>) {
+        let Some(p) = self.pipes.get_mut(key) else {
+            return;
+        };
+        match entry.purpose {
+            Purpose::Discard => p.release(&entry),
+            Purpose::Reauth => {
+                p.release(&entry);
+                p.reauthenticating = false;
+                self.reauthenticated(key, reply.as_slice());
+            }
+            Purpose::Forward => {
+                let class = classify(reply.as_slice());
+                let Some(trouble) = Trouble::of(&class) else {
+                    p.release(&entry);
+                    self.deliver(&entry, reply);
+                    return;
+                };
+                let frame = p.request_of(&entry);
+                p.release(&entry);
+                let Some(frame) = frame else {
+                    // Cannot happen while the pipe keeps what it sent; the client gets the error.
+                    self.deliver(&entry, reply);
+                    return;
+                };
+                self.rejected(key, &entry, frame, &class, trouble, reply.as_slice());
+            }
+        }
+    }
+
+    /// A server refused a command in a way the client shall not see.
+    fn rejected(
+        &mut self,
+        key: Key,
+        entry: &Entry,
+        frame: Bytes,
+        class: &Class,
+        trouble: Trouble,
+        line: &[u8],
+    ) {
+        let Some(node) = self.pipes.get(key).map(|p| p.node) else {
+            return;
+        };
+        let mut ask = None;
+        match class {
+            Class::Moved(redirect) => {
+                self.counters.moved += 1;
+                let asked = self.nodes[usize::from(node)].addr.clone();
+                self.learn_moved(redirect.slot, redirect.addr(&asked));
+            }
+            Class::Ask(redirect) => {
+                self.counters.ask += 1;
+                let asked = self.nodes[usize::from(node)].addr.clone();
+                ask = Some(self.node_index(&redirect.addr(&asked)));
+            }
+            Class::NoAuth => {
+                self.counters.noauth += 1;
+                if self.credential().is_none() {
+                    // There is nothing to authenticate with, and a retry would change nothing.
+                    let text = format!(
+                        "NOAUTH memorystore-auth-proxy: {} wants AUTH, but the proxy was told to send none \
+                         (--no-iam-auth); drop that flag, or give --upstream-password-file",
+                        self.node_name(node)
+                    );
+                    return self.fail(entry.session, entry.ticket, entry.part, &text);
+                }
+                self.reauthenticate(key);
+            }
+            _ => {}
+        }
+        let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default()).trim_end().into();
+        self.troubled.push(Troubled {
+            session: entry.session,
+            ticket: entry.ticket,
+            part: entry.part,
+            frame,
+            trouble,
+            node,
+            ask,
+            said,
+        });
+    }
+
+    fn handshake_reply(&mut self, key: Key, reply: &[u8]) -> Result<(), Broken> {
+        let Some(p) = self.pipes.get_mut(key) else {
+            return Ok(());
+        };
+        let State::Handshaking(handshake) = &mut p.state else {
+            return Ok(());
+        };
+        match handshake.on_reply(reply) {
+            Progress::Pending => {}
+            Progress::Ready => self.pipe_ready(key),
+            Progress::Refused(refusal) => return Err(Broken::Refused(refusal)),
+        }
+        Ok(())
+    }
+
+    /// The reply to an in-band AUTH.
+    fn reauthenticated(&mut self, key: Key, reply: &[u8]) {
+        match handshake::auth_refusal(reply) {
+            None => {
+                self.counters.auth_ok += 1;
+                let generation = self.credential().map_or(0, |c| c.generation);
+                if let Some(p) = self.pipes.get_mut(key) {
+                    p.credential = generation;
+                }
+            }
+            Some(refusal) => self.pipe_refused(key, &refusal),
+        }
+    }
+
+    /// Text of the error reply when a command cannot be completed.
+    pub(super) fn fail(&mut self, session: Key, ticket: u32, part: u16, text: &str) {
+        self.counters.error_replies += 1;
+        let mut line = Vec::new();
+        crate::resp::encode::error(&mut line, text);
+        let entry = Entry { session, ticket, part, purpose: Purpose::Forward, len: 0 };
+        self.deliver(&entry, Reply::Borrowed(&line));
+    }
+
+    /// What a node is called in an error reply.
+    pub(super) fn node_name(&self, node: u16) -> Arc<str> {
+        self.nodes
+            .get(usize::from(node))
+            .map_or_else(|| "the cluster".into(), |n| n.addr.to_string().into())
+    }
+}

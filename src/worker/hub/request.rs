@@ -1,0 +1,361 @@
+//! From a client's bytes to a pipe: parse, look up, route, queue.
+//!
+//! Invariant: a request is either dispatched with a ticket, or answered in its place, or left
+//! unparsed until the session may go on; never dropped. Work per command: one scan, one lookup, one
+//! slot, two array reads, one copy.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::buffer::LARGE;
+use crate::cluster::topology::{Mode, UNASSIGNED};
+use crate::command::keys::{self, KeySlot};
+use crate::command::lookup;
+use crate::command::spec::{Handler, Row};
+use crate::key::Key;
+use crate::resp::encode;
+use crate::resp::inline;
+use crate::resp::request::{ArgRange, Request};
+use crate::resp::scan::{RequestError, RequestScan};
+use crate::session::core::Closing;
+use crate::session::fence::{Held, Target};
+use crate::session::local;
+use crate::session::window::NO_SLOT;
+use crate::upstream::pipe::{Entry, Purpose};
+
+use super::Hub;
+
+/// Argument ranges kept for reuse between requests; more are given back.
+const KEEP_ARGS: usize = 4096;
+
+impl Hub {
+    /// The client sent bytes.
+    pub fn client_data(&mut self, key: Key, data: &[u8]) {
+        self.counters.client_bytes_in += data.len() as u64;
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if s.input.is_empty() && s.may_parse() {
+            let (used, need) = self.parse(key, data);
+            if used < data.len()
+                && let Some(s) = self.sessions.get_mut(key)
+            {
+                let rest = &data[used..];
+                s.input.reserve(need.max(rest.len()));
+                s.input.extend_from_slice(rest);
+            }
+        } else {
+            s.input.extend_from_slice(data);
+            self.parse_input(key);
+        }
+        self.settle();
+    }
+
+    /// Parses what can be parsed of `buf`; returns how much was used, and how many bytes the next
+    /// request needs in all.
+    fn parse(&mut self, key: Key, buf: &[u8]) -> (usize, usize) {
+        let mut args = std::mem::take(&mut self.args);
+        let mut at = 0;
+        let mut need = 0;
+        while at < buf.len() {
+            let Some(s) = self.sessions.get_mut(key) else {
+                at = buf.len();
+                break;
+            };
+            if !s.may_parse() {
+                break;
+            }
+            let rest = &buf[at..];
+            match s.scanner.scan(rest, &mut args, self.settings.max_request) {
+                Ok(RequestScan::Multibulk(n)) => {
+                    if !self.request(key, &Request::new(&rest[..n], None, &args)) {
+                        break;
+                    }
+                    at += n;
+                }
+                Ok(RequestScan::Inline(n)) => {
+                    if !self.inline_request(key, &rest[..n]) {
+                        break;
+                    }
+                    at += n;
+                }
+                Ok(RequestScan::Partial(total)) => {
+                    need = total;
+                    break;
+                }
+                Err(error) => {
+                    self.protocol_error(key, error);
+                    at = buf.len();
+                }
+            }
+        }
+        if self.sessions.get(key).is_some_and(|s| s.closing != Closing::No) {
+            // Nothing behind QUIT or a protocol error is looked at.
+            at = buf.len();
+        }
+        if args.capacity() > KEEP_ARGS {
+            args = Vec::new();
+        }
+        self.args = args;
+        (at, need)
+    }
+
+    /// Parses what the session has buffered. Large requests are cut out instead of copied.
+    pub(super) fn parse_input(&mut self, key: Key) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let mut input = std::mem::take(&mut s.input);
+        loop {
+            if !self.parse_large(key, &mut input) {
+                break;
+            }
+        }
+        let (used, need) = self.parse(key, &input);
+        input.advance(used);
+        if let Some(s) = self.sessions.get_mut(key) {
+            if input.is_empty() {
+                // A large request may still hold the allocation: do not keep it for nothing.
+                s.input = BytesMut::new();
+            } else {
+                input.reserve(need.saturating_sub(input.len()));
+                s.input = input;
+            }
+        }
+    }
+
+    /// Dispatches the first buffered request if it is large; false when it is not, or not whole.
+    fn parse_large(&mut self, key: Key, input: &mut BytesMut) -> bool {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return false;
+        };
+        if input.len() < LARGE || !s.may_parse() {
+            return false;
+        }
+        // A copy of the scanner: a partial or small request is scanned by `parse`.
+        let mut scanner = s.scanner;
+        let mut args = std::mem::take(&mut self.args);
+        let scan = scanner.scan(input, &mut args, self.settings.max_request);
+        let mut consumed = false;
+        if let Ok(RequestScan::Multibulk(n)) = scan
+            && n >= LARGE
+        {
+            s.scanner = scanner;
+            let shared = input.split_to(n).freeze();
+            consumed = self.request(key, &Request::new(&shared, Some(&shared), &args));
+            if !consumed {
+                let mut again = BytesMut::from(&shared[..]);
+                again.unsplit(std::mem::take(input));
+                *input = again;
+            }
+        }
+        self.args = args;
+        consumed
+    }
+
+    fn inline_request(&mut self, key: Key, line: &[u8]) -> bool {
+        let Some(words) = inline::split(line) else {
+            self.protocol_error(key, RequestError::UnbalancedQuotes);
+            return true;
+        };
+        if words.is_empty() {
+            return true;
+        }
+        let mut frame = Vec::with_capacity(line.len() + 16 * words.len());
+        encode::command(&mut frame, &words);
+        let mut args: Vec<ArgRange> = Vec::with_capacity(words.len());
+        crate::resp::request::fill_args(&frame, &mut args);
+        self.request(key, &Request::new(&frame, None, &args))
+    }
+
+    fn protocol_error(&mut self, key: Key, error: RequestError) {
+        self.counters.protocol_errors += 1;
+        if let Some(s) = self.sessions.get_mut(key) {
+            s.answer(&error.reply());
+            s.closing = Closing::AfterReplies;
+            self.mark_session(key);
+        }
+    }
+
+    /// Takes one request in. False: the session must wait first, nothing was done.
+    fn request(&mut self, key: Key, request: &Request<'_>) -> bool {
+        if request.is_empty() {
+            return true;
+        }
+        let Some(row) = find_row(request) else {
+            // Newer servers and modules know more names than we do; the server's word counts. The
+            // cluster itself answers MOVED if the first argument is a key of another node.
+            self.counters.commands += 1;
+            let slot = match request.len() {
+                0 | 1 => NO_SLOT,
+                _ => crate::command::slot::slot(request.arg(1)),
+            };
+            self.dispatch(key, None, slot, request);
+            return true;
+        };
+        match row.handler {
+            Handler::Forward | Handler::Script | Handler::Split => self.forward(key, row, request),
+            Handler::Blocking if !local::blocks(row, request) => self.forward(key, row, request),
+            Handler::Local(what) => return self.local(key, row, what, request),
+            _ => {
+                let text = local::not_supported(row);
+                self.refuse(key, &text);
+            }
+        }
+        self.counters.commands += 1;
+        true
+    }
+
+    /// A command of one slot, or of none.
+    fn forward(&mut self, key: Key, row: &'static Row, request: &Request<'_>) {
+        let slot = match keys::key_slot(row, request) {
+            KeySlot::One(slot) => slot,
+            KeySlot::None => NO_SLOT,
+            KeySlot::Cross if self.is_standalone() => 0,
+            KeySlot::Cross => {
+                self.refuse(key, "CROSSSLOT Keys in request don't hash to the same slot");
+                return;
+            }
+        };
+        self.dispatch(key, Some(row), slot, request);
+    }
+
+    fn is_standalone(&self) -> bool {
+        self.topology.as_ref().is_some_and(|t| t.mode == Mode::Standalone)
+    }
+
+    /// Answers with an error the proxy makes itself.
+    pub(super) fn refuse(&mut self, key: Key, text: &str) {
+        self.counters.error_replies += 1;
+        self.scratch.clear();
+        encode::error(&mut self.scratch, text);
+        if let Some(s) = self.sessions.get_mut(key) {
+            s.answer(&self.scratch);
+        }
+        self.mark_session(key);
+    }
+
+    /// A command the proxy answers itself.
+    fn local(
+        &mut self,
+        key: Key,
+        row: &'static Row,
+        what: crate::command::spec::Local,
+        request: &Request<'_>,
+    ) -> bool {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return true;
+        };
+        if local::needs_empty_window(what) && !s.window.is_empty() {
+            s.waits_for_empty = true;
+            return false;
+        }
+        s.waits_for_empty = false;
+        let facts = local::Facts {
+            standalone: self.topology.as_ref().is_some_and(|t| t.mode == Mode::Standalone),
+            server: "redis",
+            version: "7.0.0",
+        };
+        self.scratch.clear();
+        self.counters.commands += 1;
+        match local::answer(s, row, what, request, &facts, &mut self.scratch) {
+            local::Outcome::Answered => {
+                if self.scratch.first() == Some(&b'-') {
+                    self.counters.error_replies += 1;
+                }
+                s.answer(&self.scratch);
+                self.mark_session(key);
+            }
+            local::Outcome::Forward => self.forward(key, row, request),
+            local::Outcome::NotSupported => {
+                let text = local::not_supported(row);
+                self.refuse(key, &text);
+            }
+        }
+        true
+    }
+
+    /// Gives the command a ticket and queues it on the pipe of its slot, or behind a fence.
+    #[inline]
+    fn dispatch(&mut self, key: Key, row: Option<&'static Row>, slot: u16, request: &Request<'_>) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if s.fences.as_deref().is_some_and(|f| f.holds(slot)) {
+            let ticket = s.window.open(row, slot, Key::NONE, request.frame.len(), self.now);
+            let held = held(ticket, request.to_bytes());
+            self.hold(key, slot, held, 0);
+            return;
+        }
+        let version = s.version;
+        let Some(pipe) = self.pipe_for(key, slot, version) else {
+            self.hold_without_route(key, row, slot, request.to_bytes());
+            return;
+        };
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let slot_epoch = self.slot_epochs.get(usize::from(slot)).copied().unwrap_or(self.epoch);
+        let mut outstanding = s.must_wait_for(slot, slot_epoch, pipe, self.epoch);
+        if self.pipes.get(pipe).is_some_and(|p| p.reauthenticating) {
+            // What is in flight was sent before the AUTH and will be rejected; this would not.
+            outstanding = s.in_flight_of(slot);
+        }
+        let ticket = s.window.open(row, slot, pipe, request.frame.len(), self.now);
+        if outstanding > 0 {
+            if let Some(p) = s.window.get_mut(ticket) {
+                p.pipe = Key::NONE;
+            }
+            let held = held(ticket, request.to_bytes());
+            self.hold(key, slot, held, outstanding);
+            return;
+        }
+        if let Some(p) = self.pipes.get_mut(pipe) {
+            p.push(entry(key, ticket, 0), request, self.now);
+            if !p.dirty && p.wants_write() {
+                p.dirty = true;
+                self.work.pipes.push(pipe);
+            }
+        }
+        if !self.ticking {
+            self.start_ticking();
+        }
+    }
+
+    #[cold]
+    fn hold_without_route(&mut self, key: Key, row: Option<&'static Row>, slot: u16, frame: Bytes) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let ticket = s.window.open(row, slot, Key::NONE, frame.len(), self.now);
+        self.troubled.push(super::Troubled {
+            session: key,
+            ticket,
+            part: 0,
+            frame,
+            trouble: crate::session::redirect::Trouble::NoRoute,
+            node: UNASSIGNED,
+            ask: None,
+            said: "no node is known for this slot yet".into(),
+        });
+    }
+}
+
+fn held(ticket: u32, frame: Bytes) -> Held {
+    Held { ticket, part: 0, frame, target: Target::Route, not_before: 0 }
+}
+
+/// An entry whose reply goes to a session's window.
+pub(super) fn entry(session: Key, ticket: u32, part: u16) -> Entry {
+    Entry { session, ticket, part, purpose: Purpose::Forward, len: 0 }
+}
+
+/// The table row of a request: of the subcommand, when the command is a container.
+#[inline]
+fn find_row(request: &Request<'_>) -> Option<&'static Row> {
+    let row = lookup::command(request.arg(0))?;
+    if row.is_container() && request.len() > 1 {
+        return Some(lookup::subcommand(row, request.arg(1)).unwrap_or(row));
+    }
+    Some(row)
+}

@@ -1,0 +1,513 @@
+//! A whole worker driven through a simulated cluster, with virtual time and random faults.
+//!
+//! Nodes own slots, migrate them key by key, lose connections at any byte, refuse dials, and forget
+//! authentications. Checked for every seed: replies of a session in request order, one for each
+//! request; no write executed twice; acknowledged writes executed; "not executed" never executed;
+//! writes of one session to one key executed in request order; nothing left behind at the end.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::cluster::topology::{Mode, Shard};
+use crate::command::slot::slot;
+use crate::credentials::Secret;
+use crate::resp::encode;
+use crate::resp::request::Request;
+use crate::resp::scan::{ReplyScan, ReplyScanner, RequestScan, RequestScanner};
+
+const NODES: usize = 4;
+const KEYS: usize = 12;
+
+/// A connection as the node sees it.
+#[derive(Default)]
+struct Wire {
+    node: usize,
+    /// Bytes on their way to the node.
+    to_node: Vec<u8>,
+    /// Bytes on their way back.
+    to_proxy: Vec<u8>,
+    asking: bool,
+    authenticated: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    owner: usize,
+    importing: Option<usize>,
+}
+
+/// What a client sent and expects.
+struct Sent {
+    key: String,
+    value: String,
+    write: bool,
+}
+
+#[derive(Default)]
+struct Client {
+    sent: VecDeque<Sent>,
+    received: Vec<u8>,
+    scanner: ReplyScanner,
+    next: usize,
+}
+
+struct Sim {
+    hub: Hub,
+    rng: fastrand::Rng,
+    now: u64,
+    slots: HashMap<u16, Slot>,
+    /// Keys of a migrating slot that have arrived at the importing node.
+    arrived: BTreeSet<String>,
+    wires: BTreeMap<Key, Wire>,
+    dialing: Vec<Dial>,
+    clients: BTreeMap<Key, Client>,
+    /// Every executed write: key → (session, value) in order of execution.
+    executed: HashMap<String, Vec<(Key, String)>>,
+    acked: Vec<(String, String)>,
+    denied: Vec<(String, String)>,
+    unknown: usize,
+    auth: bool,
+    /// Commands to print when a node sees them (SIM_TRACE, comma separated texts).
+    trace: Option<String>,
+}
+
+fn addr(node: usize) -> NodeAddr {
+    NodeAddr { host: format!("10.0.0.{node}").into(), port: 7000 }
+}
+
+impl Sim {
+    fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let settings = Settings {
+            op_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            max_redirects: 16,
+            auth_backoff_min: Duration::from_millis(10),
+            auth_backoff_max: Duration::from_millis(400),
+            max_request: 1 << 20,
+            max_client_output: 1 << 20,
+        };
+        let hub = Hub::new(settings, seed);
+        let slots = (0..KEYS)
+            .map(|i| {
+                (slot(key(i).as_bytes()), Slot { owner: rng.usize(0..NODES), importing: None })
+            })
+            .collect();
+        let auth = rng.bool();
+        let mut sim = Self {
+            hub,
+            rng,
+            now: 0,
+            slots,
+            arrived: BTreeSet::new(),
+            wires: BTreeMap::new(),
+            dialing: Vec::new(),
+            clients: BTreeMap::new(),
+            executed: HashMap::new(),
+            acked: Vec::new(),
+            denied: Vec::new(),
+            unknown: 0,
+            auth,
+            trace: std::env::var("SIM_TRACE").ok(),
+        };
+        let credential = if auth {
+            CredentialState::Ready {
+                credential: Arc::new(Credential {
+                    username: "default".into(),
+                    secret: Secret::new("token".into()),
+                    expires_at: None,
+                    obtained_at: SystemTime::UNIX_EPOCH,
+                    generation: 1,
+                    source: "test",
+                }),
+                refresh_error: None,
+            }
+        } else {
+            CredentialState::NotNeeded
+        };
+        sim.hub.set_credential(credential);
+        for _ in 0..sim.rng.usize(1..4) {
+            let key = sim.hub.client_open(Profile::default());
+            sim.clients.insert(key, Client::default());
+        }
+        sim
+    }
+
+    fn publish_topology(&mut self) {
+        let shards = (0..NODES).map(|n| Shard { primary: addr(n), replicas: vec![] }).collect();
+        let mut slots = Box::new([0u16; SLOTS]);
+        for (&s, state) in &self.slots {
+            slots[usize::from(s)] = state.owner as u16;
+        }
+        self.hub.set_topology(Arc::new(Topology { epoch: 0, mode: Mode::Cluster, shards, slots }));
+    }
+
+    /// Does what the sockets' side would do.
+    fn do_work(&mut self) {
+        while !self.hub.work.is_empty() {
+            let work = std::mem::take(&mut self.hub.work);
+            for key in work.hangups {
+                self.wires.remove(&key);
+                self.dialing.retain(|d| d.pipe != key);
+            }
+            self.dialing.extend(work.dials);
+            for key in work.pipes {
+                let limit = self.rng.usize(1..400);
+                let Some(wire) = self.wires.get_mut(&key) else {
+                    continue;
+                };
+                let Some(pipe) = self.hub.pipe_mut(key) else {
+                    continue;
+                };
+                pipe.dirty = false;
+                wire.to_node.extend_from_slice(&pipe.control);
+                pipe.control.clear();
+                if matches!(pipe.state, crate::upstream::pipe::State::Ready) {
+                    let mut slices = [IoSlice::new(&[]); 8];
+                    let n = pipe.out.unsent_slices(&mut slices);
+                    let bytes: Vec<u8> = slices[..n].iter().flat_map(|s| s.to_vec()).collect();
+                    // A socket may take less than is offered.
+                    let take = bytes.len().min(limit);
+                    wire.to_node.extend_from_slice(&bytes[..take]);
+                    pipe.out.mark_sent(take);
+                    self.hub.mark_pipe(key);
+                }
+            }
+            for key in work.sessions {
+                let Some(s) = self.hub.session_mut(key) else {
+                    continue;
+                };
+                s.dirty = false;
+                let mut slices = [IoSlice::new(&[]); 8];
+                let n = s.out.unsent_slices(&mut slices);
+                let bytes: Vec<u8> = slices[..n].iter().flat_map(|s| s.to_vec()).collect();
+                s.out.consume(bytes.len());
+                if s.out.unsent() > 0 {
+                    s.dirty = true;
+                    self.hub.work.sessions.push(key);
+                }
+                if let Some(c) = self.clients.get_mut(&key) {
+                    c.received.extend_from_slice(&bytes);
+                }
+                self.read_replies(key);
+            }
+        }
+    }
+
+    fn read_replies(&mut self, key: Key) {
+        let Some(c) = self.clients.get_mut(&key) else {
+            return;
+        };
+        while !c.received.is_empty() {
+            let ReplyScan::Complete(n) = c.scanner.scan(&c.received).expect("RESP") else {
+                break;
+            };
+            let reply = String::from_utf8(c.received.drain(..n).collect()).expect("text");
+            let sent = c.sent.pop_front().expect("a reply for each request, no more");
+            if reply == format!("+{}\r\n", sent.value) {
+                if sent.write {
+                    self.acked.push((sent.key, sent.value));
+                }
+            } else if reply.contains("may have been executed") {
+                assert!(sent.write, "a read is retried, not given up: {reply}");
+                self.unknown += 1;
+            } else {
+                assert!(
+                    reply.contains("not executed")
+                        || reply.contains("no reply from") && !sent.write,
+                    "unexpected reply to {}: {reply}",
+                    sent.value
+                );
+                self.denied.push((sent.key, sent.value));
+            }
+        }
+    }
+
+    /// Lets a node execute the next request on a wire.
+    fn node_step(&mut self, wire_key: Key) {
+        let Some(wire) = self.wires.get_mut(&wire_key) else {
+            return;
+        };
+        let mut args = Vec::new();
+        let Ok(RequestScan::Multibulk(n)) =
+            RequestScanner::default().scan(&wire.to_node, &mut args, usize::MAX)
+        else {
+            return;
+        };
+        let frame: Vec<u8> = wire.to_node.drain(..n).collect();
+        let request = Request::new(&frame, None, &args);
+        let name = String::from_utf8_lossy(request.arg(0)).into_owned();
+        let asking = std::mem::take(&mut wire.asking);
+        let mut out = Vec::new();
+        match name.as_str() {
+            "AUTH" => {
+                wire.authenticated = true;
+                encode::simple(&mut out, "OK");
+            }
+            _ if self.auth && !wire.authenticated => {
+                encode::error(&mut out, "NOAUTH Authentication required.");
+            }
+            "ASKING" => {
+                wire.asking = true;
+                encode::simple(&mut out, "OK");
+            }
+            _ => {
+                let key = String::from_utf8_lossy(request.arg(1)).into_owned();
+                let s = slot(key.as_bytes());
+                let state = self.slots[&s];
+                let here = if state.owner == wire.node {
+                    state.importing.is_none() || !self.arrived.contains(&key)
+                } else {
+                    state.importing == Some(wire.node) && asking && self.arrived.contains(&key)
+                };
+                let value = String::from_utf8_lossy(request.arg(2)).into_owned();
+                if here {
+                    if name == "SET" {
+                        let session = value.split('/').next().and_then(|s| s.parse().ok());
+                        let index: usize = session.expect("session tag");
+                        let session = *self.clients.keys().nth(index).expect("client");
+                        self.executed.entry(key).or_default().push((session, value.clone()));
+                    }
+                    let shown = if name == "SET" { value } else { key_value(request.arg(1)) };
+                    encode::simple(&mut out, &shown);
+                } else if state.owner == wire.node {
+                    let to = addr(state.importing.expect("migrating"));
+                    encode::error(&mut out, &format!("ASK {s} {to}"));
+                } else {
+                    encode::error(&mut out, &format!("MOVED {s} {}", addr(state.owner)));
+                }
+            }
+        }
+        if let Some(wanted) = &self.trace {
+            let text = String::from_utf8_lossy(&frame).replace("\r\n", " ");
+            if wanted.split(',').any(|w| text.contains(w)) {
+                let reply = String::from_utf8_lossy(&out);
+                println!("{} node {} asking {asking}: {text} -> {reply}", self.now, wire.node);
+            }
+        }
+        wire.to_proxy.extend_from_slice(&out);
+    }
+
+    /// True while a request for this slot, or its redirect, is on its way somewhere.
+    ///
+    /// A slot that comes back to a node which has redirected the first of a run of commands, and not
+    /// yet the rest, is beyond what any proxy that pipelines can order.
+    fn slot_in_transit(&self, s: u16) -> bool {
+        let names: Vec<String> = (0..KEYS).map(key).filter(|k| slot(k.as_bytes()) == s).collect();
+        let has =
+            |hay: &[u8], needle: &str| hay.windows(needle.len()).any(|x| x == needle.as_bytes());
+        let on_wire = self.wires.values().any(|w| {
+            names.iter().any(|n| has(&w.to_node, n))
+                || has(&w.to_proxy, &format!("MOVED {s} "))
+                || has(&w.to_proxy, &format!("ASK {s} "))
+        });
+        on_wire
+            || self.hub.pipes.iter().any(|(_, p)| {
+                let mut slices = [IoSlice::new(&[]); 8];
+                let n = p.out.unsent_slices(&mut slices);
+                // Half a reply in the proxy may be half a redirect.
+                p.has_input() || slices[..n].iter().any(|b| names.iter().any(|n| has(b, n)))
+            })
+    }
+
+    fn event(&mut self, faults: bool) {
+        let pick = self.rng.u32(0..100);
+        let wire = |sim: &mut Self| {
+            let keys: Vec<Key> = sim.wires.keys().copied().collect();
+            (!keys.is_empty()).then(|| keys[sim.rng.usize(0..keys.len())])
+        };
+        match pick {
+            0..=19 if faults => self.client_sends(),
+            0..=44 => {
+                if let Some(w) = wire(self) {
+                    for _ in 0..self.rng.usize(1..6) {
+                        self.node_step(w);
+                    }
+                }
+            }
+            45..=69 => {
+                if let Some(k) = wire(self)
+                    && let Some(w) = self.wires.get_mut(&k)
+                    && !w.to_proxy.is_empty()
+                {
+                    let n = self.rng.usize(1..=w.to_proxy.len());
+                    let bytes: Vec<u8> = w.to_proxy.drain(..n).collect();
+                    self.hub.pipe_data(k, &bytes);
+                }
+            }
+            70..=79 => {
+                if !self.dialing.is_empty() {
+                    let d = self.dialing.swap_remove(self.rng.usize(0..self.dialing.len()));
+                    if faults && self.rng.u32(0..4) == 0 {
+                        self.hub.pipe_lost(d.pipe, "refused");
+                    } else if self.hub.pipe_mut(d.pipe).is_some() {
+                        let node = (0..NODES).find(|&n| addr(n) == d.addr).expect("known node");
+                        self.wires.insert(d.pipe, Wire { node, ..Wire::default() });
+                        self.hub.pipe_connected(d.pipe);
+                    }
+                }
+            }
+            80..=85 => {
+                let step = self.rng.u64(1..60);
+                self.pass(step);
+            }
+            86..=91 if faults => self.migrate(),
+            92..=93 if faults => {
+                if let Some(w) = wire(self) {
+                    // What the node had received may or may not run before it sees the close.
+                    for _ in 0..self.rng.usize(0..4) {
+                        self.node_step(w);
+                    }
+                    self.wires.remove(&w);
+                    self.hub.pipe_lost(w, "reset by peer");
+                }
+            }
+            94..=95 if faults => {
+                if let Some(k) = wire(self)
+                    && let Some(w) = self.wires.get_mut(&k)
+                {
+                    w.authenticated = false;
+                }
+            }
+            96..=97 => self.publish_topology(),
+            _ => {}
+        }
+        self.do_work();
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        self.hub.set_now(self.now);
+        self.hub.on_time();
+    }
+
+    fn client_sends(&mut self) {
+        let index = self.rng.usize(0..self.clients.len());
+        let session = *self.clients.keys().nth(index).expect("client");
+        let mut bytes = Vec::new();
+        let hot = self.rng.bool();
+        for _ in 0..self.rng.usize(1..8) {
+            let k = key(if hot { 0 } else { self.rng.usize(0..KEYS) });
+            let write = self.rng.u32(0..3) > 0;
+            let c = self.clients.get_mut(&session).expect("client");
+            let value = format!("{index}/{:06}", c.next);
+            c.next += 1;
+            if write {
+                encode::command(&mut bytes, &["SET", &k, &value]);
+                c.sent.push_back(Sent { key: k, value, write });
+            } else {
+                encode::command(&mut bytes, &["GET", &k]);
+                let value = key_value(k.as_bytes());
+                c.sent.push_back(Sent { key: k, value, write });
+            }
+        }
+        let cut = self.rng.usize(0..=bytes.len());
+        self.hub.client_data(session, &bytes[..cut]);
+        self.hub.client_data(session, &bytes[cut..]);
+    }
+
+    /// One step of a slot's migration: begin, move a key, finish; or move it at once.
+    fn migrate(&mut self) {
+        let k = key(self.rng.usize(0..KEYS));
+        let s = slot(k.as_bytes());
+        let state = self.slots[&s];
+        match state.importing {
+            None => {
+                let to = self.rng.usize(0..NODES);
+                // A slot does not come back to a node before that node has answered what it was
+                // sent for it: redirects come in runs.
+                if to != state.owner && !self.slot_in_transit(s) {
+                    let at_once = self.rng.bool();
+                    let next = if at_once {
+                        Slot { owner: to, importing: None }
+                    } else {
+                        Slot { owner: state.owner, importing: Some(to) }
+                    };
+                    self.slots.insert(s, next);
+                }
+            }
+            Some(to) => {
+                if self.rng.bool() {
+                    self.arrived.insert(k);
+                } else {
+                    self.arrived.retain(|k| slot(k.as_bytes()) != s);
+                    self.slots.insert(s, Slot { owner: to, importing: None });
+                }
+            }
+        }
+    }
+
+    /// Lets everything come to rest and checks what must hold.
+    fn finish(mut self) {
+        for s in self.slots.values_mut() {
+            if let Some(to) = s.importing.take() {
+                s.owner = to;
+            }
+        }
+        self.arrived.clear();
+        let mut turns = 0;
+        while self.clients.values().any(|c| !c.sent.is_empty())
+            || self.hub.pipes.iter().any(|(_, p)| p.in_flight() > 0)
+        {
+            self.event(false);
+            self.pass(3);
+            self.do_work();
+            turns += 1;
+            assert!(turns < 30_000, "replies are missing: {:?}", self.hub.troubled);
+        }
+        let executed: HashMap<&str, usize> =
+            self.executed.values().flatten().fold(HashMap::new(), |mut m, (_, v)| {
+                *m.entry(v.as_str()).or_default() += 1;
+                m
+            });
+        assert!(executed.values().all(|&n| n == 1), "a write was executed twice");
+        for (_, value) in &self.acked {
+            assert!(executed.contains_key(value.as_str()), "acknowledged {value} was not executed");
+        }
+        for (_, value) in &self.denied {
+            assert!(!executed.contains_key(value.as_str()), "{value} was executed after all");
+        }
+        for (key, log) in &self.executed {
+            let mut last: HashMap<Key, &str> = HashMap::new();
+            for (session, value) in log {
+                if let Some(before) = last.insert(*session, value) {
+                    assert!(before < value.as_str(), "{key}: {value} ran after {before}");
+                }
+            }
+        }
+        for key in self.clients.keys() {
+            let s = self.hub.sessions.get(*key).expect("open");
+            assert!(s.window.is_empty() && s.fences.is_none());
+            assert_eq!(s.window.request_bytes(), 0, "credit is given back in full");
+        }
+        assert!(self.hub.pipes.iter().all(|(_, p)| p.in_flight() == 0 && p.out.held() == 0));
+    }
+}
+
+fn key(i: usize) -> String {
+    // Two keys share a slot, so that a migrating slot is half here, half there.
+    format!("key-{i}{{{}}}", i / 2)
+}
+
+fn key_value(key: &[u8]) -> String {
+    format!("value-of-{}", String::from_utf8_lossy(key))
+}
+
+#[test]
+fn order_and_exactly_once_hold_under_random_faults() {
+    let runs: u64 = std::env::var("SIM_RUNS").ok().and_then(|s| s.parse().ok()).unwrap_or(400);
+    let first: u64 = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    for seed in first..first + runs {
+        let outcome = std::panic::catch_unwind(|| {
+            let mut sim = Sim::new(seed);
+            for _ in 0..1500 {
+                sim.event(true);
+            }
+            sim.finish();
+        });
+        assert!(outcome.is_ok(), "run again with SIM_SEED={seed} SIM_RUNS=1");
+    }
+}

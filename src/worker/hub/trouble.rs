@@ -1,0 +1,265 @@
+//! What happens to commands that were redirected, rejected, or lost with their connection.
+//!
+//! Invariant: `session::redirect` decides, the session's fences keep the order, and every troubled
+//! command ends in exactly one of: sent again, or answered with an error that says what happened.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::command::spec::flag;
+use crate::key::Key;
+use crate::resp::request::Request;
+use crate::session::fence::{Held, Ready, Target};
+use crate::session::redirect::{Action, Facts, Failure, Trouble, Wait, decide};
+use crate::upstream::pipe::{Entry, Purpose};
+
+use super::request::entry;
+use super::{Alarm, Hub, RefreshReason, Troubled};
+
+/// First delay of a retry with backoff (ms).
+const RETRY_MIN: u64 = 2;
+
+/// Longest delay between retries (ms).
+const RETRY_MAX: u64 = 300;
+
+impl Hub {
+    /// One troubled command.
+    pub(super) fn handle(&mut self, t: Troubled) {
+        let expired = self.is_expired(t.session, t.ticket);
+        let Some(s) = self.sessions.get_mut(t.session) else {
+            return;
+        };
+        let Some(p) = s.window.get_mut(t.ticket).filter(|p| p.is_waiting()) else {
+            return;
+        };
+        let facts = Facts {
+            readonly: p.row.is_some_and(|r| r.flags & flag::READONLY != 0),
+            redirects: p.redirects,
+            max_redirects: self.settings.max_redirects,
+            expired,
+        };
+        match decide(t.trouble, facts) {
+            Action::Fail(failure) => self.give_up(t, failure),
+            Action::Retry { wait, refresh } => {
+                p.attempts = p.attempts.saturating_add(1);
+                if matches!(t.trouble, Trouble::Moved | Trouble::Ask) {
+                    p.redirects = p.redirects.saturating_add(1);
+                }
+                let (slot, attempts) = (p.slot, p.attempts);
+                if refresh {
+                    self.want_refresh(&t);
+                }
+                self.count_retry(t.trouble);
+                let not_before = match wait {
+                    Wait::No => 0,
+                    Wait::Backoff => self.now + self.retry_delay(attempts),
+                };
+                let target = match (t.trouble, t.ask) {
+                    (Trouble::Ask, Some(node)) => Target::Ask(node),
+                    _ => Target::Route,
+                };
+                let held =
+                    Held { ticket: t.ticket, part: t.part, frame: t.frame, target, not_before };
+                self.put_behind_fence(t.session, slot, held);
+            }
+        }
+    }
+
+    fn put_behind_fence(&mut self, session: Key, slot: u16, held: Held) {
+        let Some(s) = self.sessions.get_mut(session) else {
+            return;
+        };
+        if s.fences.as_deref().is_some_and(|f| f.holds(slot)) {
+            if let Some(f) = s.fences.as_deref_mut() {
+                f.take_back(slot, held);
+            }
+        } else {
+            let outstanding = s.in_flight_beside(slot, held.ticket);
+            let fences = s.fences.get_or_insert_default();
+            fences.raise(slot, outstanding);
+            fences.insert(slot, held);
+        }
+        self.pump_fence(session, slot);
+    }
+
+    fn retry_delay(&mut self, attempts: u8) -> u64 {
+        let ceiling = (RETRY_MIN << attempts.min(10)).min(RETRY_MAX);
+        RETRY_MIN + self.rng.u64(0..ceiling)
+    }
+
+    fn want_refresh(&mut self, t: &Troubled) {
+        let reason = match t.trouble {
+            // The address was learnt from the reply; the watcher may know more by now.
+            Trouble::Moved => {
+                match self.sessions.get(t.session).and_then(|s| s.window.get(t.ticket)) {
+                    Some(p) => match self.routes.get(usize::from(p.slot)) {
+                        Some(&n) if usize::from(n) < self.nodes.len() => {
+                            RefreshReason::Moved(self.nodes[usize::from(n)].addr.clone())
+                        }
+                        _ => RefreshReason::ClusterDown,
+                    },
+                    None => RefreshReason::ClusterDown,
+                }
+            }
+            Trouble::Lost { .. } => RefreshReason::NodeLost,
+            _ => RefreshReason::ClusterDown,
+        };
+        self.work.refresh = Some(reason);
+    }
+
+    fn count_retry(&mut self, trouble: Trouble) {
+        let c = &mut self.counters;
+        match trouble {
+            Trouble::Moved | Trouble::Ask => {}
+            Trouble::TryAgain => c.retries_tryagain += 1,
+            Trouble::ClusterDown => c.retries_clusterdown += 1,
+            Trouble::Loading => c.retries_loading += 1,
+            Trouble::RoleChanged => c.retries_role += 1,
+            Trouble::NoAuth => c.retries_noauth += 1,
+            Trouble::Lost { .. } => c.retries_lost += 1,
+            Trouble::NoRoute => c.retries_noroute += 1,
+        }
+    }
+
+    /// Tells the client why its command will not be answered by a server.
+    fn give_up(&mut self, t: Troubled, failure: Failure) {
+        let timeout = humantime(self.settings.op_timeout);
+        let node = self.node_name(t.node);
+        let said = &t.said;
+        let text = match failure {
+            Failure::MaybeExecuted => {
+                self.counters.fail_maybe_executed += 1;
+                format!(
+                    "ERR memorystore-auth-proxy: the connection to {node} ended after the command was sent, \
+                     so it may have been executed: {said}"
+                )
+            }
+            Failure::TooManyRedirects => {
+                self.counters.fail_redirects += 1;
+                format!(
+                    "ERR memorystore-auth-proxy: gave up after {} redirects, the last by {node}: the nodes \
+                     do not agree who owns the slot; the command was not executed",
+                    self.settings.max_redirects
+                )
+            }
+            Failure::Deadline(trouble) => {
+                self.counters.fail_deadline += 1;
+                match trouble {
+                    Trouble::Lost { sent: true } => format!(
+                        "ERR memorystore-auth-proxy: no reply from {node} within {timeout} (--op-timeout): {said}"
+                    ),
+                    Trouble::Lost { sent: false } => format!(
+                        "ERR memorystore-auth-proxy: {node} could not be reached within {timeout} (--op-timeout); \
+                         the command was not executed: {said}"
+                    ),
+                    Trouble::NoRoute => format!(
+                        "CLUSTERDOWN memorystore-auth-proxy: no node for this slot was found within {timeout} \
+                         (--op-timeout); the command was not executed: {}",
+                        self.no_route_cause()
+                    ),
+                    Trouble::ClusterDown => format!(
+                        "CLUSTERDOWN memorystore-auth-proxy: {node} refused the command for {timeout} \
+                         (--op-timeout); it was not executed: {said}"
+                    ),
+                    Trouble::Loading => format!(
+                        "LOADING memorystore-auth-proxy: {node} was still loading its dataset after {timeout} \
+                         (--op-timeout); the command was not executed"
+                    ),
+                    _ => format!(
+                        "ERR memorystore-auth-proxy: {node} refused the command for {timeout} (--op-timeout); \
+                         it was not executed: {said}"
+                    ),
+                }
+            }
+        };
+        self.fail(t.session, t.ticket, t.part, &text);
+    }
+
+    /// Lets go what a session's fences allow, all slots.
+    pub(super) fn pump_fences(&mut self, session: Key) {
+        let Some(f) = self.sessions.get(session).and_then(|s| s.fences.as_deref()) else {
+            return;
+        };
+        for slot in f.slots().collect::<Vec<u16>>() {
+            self.pump_fence(session, slot);
+        }
+    }
+
+    /// Lets go what the fence of one slot allows.
+    pub(super) fn pump_fence(&mut self, session: Key, slot: u16) {
+        let now = self.now;
+        let Some(fences) = self.sessions.get_mut(session).and_then(|s| s.fences.as_deref_mut())
+        else {
+            return;
+        };
+        let ready = fences.ready(slot, now);
+        if fences.is_empty()
+            && let Some(s) = self.sessions.get_mut(session)
+        {
+            s.fences = None;
+        }
+        match ready {
+            Ready::Nothing => {}
+            Ready::At(at) => self.set_alarm(at, Alarm::Fence(session, slot)),
+            Ready::Probe(held) => self.send_held(session, slot, held),
+            Ready::Batch(all) => {
+                for held in all {
+                    self.send_held(session, slot, held);
+                }
+            }
+        }
+    }
+
+    /// Sends a held command, or troubles it again when there is no route for it.
+    fn send_held(&mut self, session: Key, slot: u16, held: Held) {
+        let Some(s) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let version = s.version;
+        if self.is_expired(session, held.ticket) {
+            return self.trouble_held(session, held);
+        }
+        let pipe = match held.target {
+            Target::Route => self.pipe_for(session, slot, version),
+            Target::Ask(node) => Some(self.pipe_to(node, version)),
+        };
+        let Some(pipe) = pipe else {
+            return self.trouble_held(session, held);
+        };
+        let now = self.now;
+        if let Some(s) = self.sessions.get_mut(session) {
+            if let Some(p) = s.window.get_mut(held.ticket) {
+                p.pipe = pipe;
+            }
+        }
+        if let Some(p) = self.pipes.get_mut(pipe) {
+            if matches!(held.target, Target::Ask(_)) {
+                let asking = Entry { purpose: Purpose::Discard, ..entry(Key::NONE, 0, 0) };
+                p.push(asking, &Request::new(b"*1\r\n$6\r\nASKING\r\n", None, &[]), now);
+            }
+            p.push_bytes(entry(session, held.ticket, held.part), held.frame, now);
+        }
+        self.mark_pipe(pipe);
+        self.start_ticking();
+    }
+
+    fn trouble_held(&mut self, session: Key, held: Held) {
+        self.troubled.push(Troubled {
+            session,
+            ticket: held.ticket,
+            part: held.part,
+            frame: held.frame,
+            trouble: Trouble::NoRoute,
+            node: u16::MAX,
+            ask: None,
+            said: "its turn did not come".into(),
+        });
+    }
+}
+
+/// A duration as a user would write it.
+fn humantime(d: std::time::Duration) -> String {
+    if d.as_millis() % 1000 == 0 {
+        format!("{}s", d.as_secs())
+    } else {
+        format!("{}ms", d.as_millis())
+    }
+}

@@ -1,0 +1,177 @@
+//! One worker: a thread with a current-thread runtime, its hub of sessions and pipes, its sockets.
+//!
+//! Workers share nothing on the command path. Invariant: everything a worker learns from outside
+//! (clients, slot maps, credentials) comes through channels served by tasks of its own thread.
+
+pub mod hub;
+pub mod io;
+pub mod socket;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::topology::Topology;
+use crate::credentials::CredentialState;
+use crate::session::core::Profile;
+
+use hub::{Hub, NodeStatus, Settings};
+use io::{Control, Io};
+use socket::Stream;
+
+/// A client on its way to a worker.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket.
+    pub stream: Stream,
+    /// Who it is.
+    pub profile: Profile,
+}
+
+/// What a worker is asked.
+#[derive(Debug)]
+enum Message {
+    Serve(Accepted),
+    Status(oneshot::Sender<Vec<NodeStatus>>),
+}
+
+/// What a worker reads of the control thread.
+#[derive(Debug, Clone)]
+pub struct Feeds {
+    /// The slot map.
+    pub topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// The credential.
+    pub credential: watch::Receiver<CredentialState>,
+}
+
+/// The control side of a worker.
+#[derive(Debug)]
+pub struct Worker {
+    messages: mpsc::UnboundedSender<Message>,
+    sessions: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread. `stop` ends it: replies that are due are still delivered, for at most
+    /// `grace`.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread or the runtime its resources.
+    pub fn start(
+        index: usize,
+        settings: Settings,
+        feeds: Feeds,
+        control: Arc<dyn Control>,
+        stop: CancellationToken,
+        grace: Duration,
+    ) -> std::io::Result<Self> {
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let sessions = Arc::new(AtomicUsize::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // All sockets that are ready belong to one turn; see `io`.
+            .event_interval(1024)
+            .max_io_events_per_tick(2048)
+            .build()?;
+        let gauge = sessions.clone();
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let local = tokio::task::LocalSet::new();
+                local
+                    .block_on(&runtime, serve(settings, feeds, control, inbox, gauge, stop, grace));
+            })?;
+        Ok(Self { messages, sessions, thread: Some(thread) })
+    }
+
+    /// Clients this worker serves, those on their way included.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Hands a client over. False: the worker is gone.
+    pub fn serve(&self, accepted: Accepted) -> bool {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.messages.send(Message::Serve(accepted)).is_ok()
+    }
+
+    /// The worker's view of the nodes.
+    pub async fn nodes(&self) -> Vec<NodeStatus> {
+        let (answer, status) = oneshot::channel();
+        if self.messages.send(Message::Status(answer)).is_err() {
+            return Vec::new();
+        }
+        status.await.unwrap_or_default()
+    }
+
+    /// Waits for the thread, which must have been told to stop.
+    pub fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a worker thread ended by a panic; this is a bug, please report it");
+        }
+    }
+}
+
+async fn serve(
+    settings: Settings,
+    feeds: Feeds,
+    control: Arc<dyn Control>,
+    mut inbox: mpsc::UnboundedReceiver<Message>,
+    gauge: Arc<AtomicUsize>,
+    stop: CancellationToken,
+    grace: Duration,
+) {
+    let connect_timeout = settings.connect_timeout;
+    let hub = Hub::new(settings, fastrand::u64(..));
+    let io = Io::new(hub, control, connect_timeout, gauge);
+    tokio::task::spawn_local(io.clone().run());
+
+    let Feeds { mut topology, mut credential } = feeds;
+    let state = credential.borrow_and_update().clone();
+    io.with_hub(|hub| hub.set_credential(state));
+    if let Some(map) = topology.borrow_and_update().clone() {
+        io.with_hub(|hub| hub.set_topology(map));
+    }
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Ok(()) = topology.changed() => {
+                if let Some(map) = topology.borrow_and_update().clone() {
+                    io.with_hub(|hub| hub.set_topology(map));
+                }
+            }
+            Ok(()) = credential.changed() => {
+                let state = credential.borrow_and_update().clone();
+                io.with_hub(|hub| hub.set_credential(state));
+            }
+            message = inbox.recv() => match message {
+                None => break,
+                Some(Message::Status(answer)) => {
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(io.peek(Hub::node_statuses));
+                }
+                Some(Message::Serve(client)) => {
+                    if let Err(error) = io.serve_client(client.stream, client.profile) {
+                        tracing::warn!(%error, "a client could not be served");
+                    }
+                }
+            },
+        }
+    }
+    io.with_hub(Hub::drain);
+    let drained = async {
+        while io.peek(Hub::session_count) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(grace, drained).await.is_err() {
+        let left = io.peek(Hub::session_count);
+        tracing::warn!(sessions = left, "stopping with clients whose replies are still due");
+    }
+}
