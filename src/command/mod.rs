@@ -3,4 +3,9 @@
 //! Pure and stateless: bytes in, facts out. Nothing here knows of sockets, sessions or nodes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod keys;
+pub mod lookup;
+pub mod merge;
+pub mod slot;
 pub mod spec;
+pub mod split;

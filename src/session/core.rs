@@ -123,15 +123,23 @@ impl Session {
             self.out.push(reply);
         } else {
             let ticket = self.window.open(None, NO_SLOT, Key::NONE, 0, 0);
-            self.window.fill(ticket, Reply::Borrowed(reply), &mut self.out);
+            self.window.fill(ticket, 0, Reply::Borrowed(reply), &mut self.out);
         }
     }
 
     /// Prepares a dispatch for `slot`, last re-mapped at `slot_epoch`, to `pipe`, under map `epoch`.
     ///
-    /// Returns how many commands of the slot are in flight elsewhere and must come home first.
+    /// Returns how many commands of the slot are in flight elsewhere and must come home first; `own`
+    /// legs of the command itself stand in the window already, not sent.
     #[inline]
-    pub fn must_wait_for(&mut self, slot: u16, slot_epoch: u32, pipe: Key, epoch: u32) -> u32 {
+    pub fn must_wait_for(
+        &mut self,
+        slot: u16,
+        slot_epoch: u32,
+        pipe: Key,
+        epoch: u32,
+        own: u32,
+    ) -> u32 {
         if self.epoch == epoch {
             return 0;
         }
@@ -139,11 +147,11 @@ impl Session {
         if self.epoch == epoch || slot_epoch <= self.epoch {
             return 0;
         }
-        self.in_flight_elsewhere(slot, pipe)
+        self.in_flight_elsewhere(slot, pipe, own)
     }
 
     /// Moves on to a newer slot map once nothing sent under the older one is in flight.
-    fn adopt_epoch(&mut self, epoch: u32) {
+    pub fn adopt_epoch(&mut self, epoch: u32) {
         if self.window.is_empty() {
             self.epoch = epoch;
             self.barrier = None;
@@ -161,26 +169,16 @@ impl Session {
     }
 
     /// How many commands of `slot` are in flight, if any of them is not on `pipe`; else 0.
-    fn in_flight_elsewhere(&self, slot: u16, pipe: Key) -> u32 {
-        let mut count = 0;
-        let mut elsewhere = false;
-        for p in self.window.iter().filter(|p| p.slot == slot && p.is_waiting()) {
-            count += 1;
-            elsewhere |= p.pipe != pipe;
-        }
-        if elsewhere { count } else { 0 }
+    fn in_flight_elsewhere(&self, slot: u16, pipe: Key, own: u32) -> u32 {
+        let legs = || self.window.waiting_legs().filter(|l| l.slot == slot);
+        let count = legs().count() as u32;
+        let here = legs().filter(|l| l.pipe == pipe).count() as u32;
+        if count > here + own { count - own } else { 0 }
     }
 
     /// How many commands of `slot` wait for a reply.
     pub fn in_flight_of(&self, slot: u16) -> u32 {
-        self.window.iter().filter(|p| p.slot == slot && p.is_waiting()).count() as u32
-    }
-
-    /// How many commands of `slot` wait for a reply, `ticket` aside.
-    pub fn in_flight_beside(&self, slot: u16, ticket: u32) -> u32 {
-        let all = self.window.iter().filter(|p| p.slot == slot && p.is_waiting()).count() as u32;
-        let own = self.window.get(ticket).is_some_and(|p| p.slot == slot && p.is_waiting());
-        all - u32::from(own)
+        self.window.waiting_legs().filter(|l| l.slot == slot).count() as u32
     }
 
     /// True when it has said all it has to say and is to be closed.

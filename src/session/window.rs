@@ -10,8 +10,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::buffer::{ByteQueue, LARGE};
+use crate::command::merge::Merge;
 use crate::command::spec::Row;
 use crate::key::Key;
+use crate::resp::Version;
 
 /// The early-reply buffer is compacted when it has grown beyond this (bytes).
 const COMPACT: usize = 256 * 1024;
@@ -46,20 +48,14 @@ enum State {
     Waiting,
     Early { at: u32, len: u32 },
     Shared(Box<Bytes>),
+    Parts(Box<Composite>),
 }
 
-/// One command whose reply has not been flushed.
-#[derive(Debug)]
-pub struct Pending {
-    state: State,
-    /// What kind of command it is; `None` for names not in the table.
-    pub row: Option<&'static Row>,
+/// Where a command, or one part of it, was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Leg {
     /// The pipe it was last dispatched to.
     pub pipe: Key,
-    /// Length of its request (bytes).
-    len: u32,
-    /// When it was taken in (ms of the worker's clock, wrapping).
-    pub since: u32,
     /// Its hash slot, or [`NO_SLOT`].
     pub slot: u16,
     /// How often it was sent again, redirects included.
@@ -68,10 +64,83 @@ pub struct Pending {
     pub redirects: u8,
 }
 
+impl Leg {
+    /// Not sent yet.
+    pub fn new(slot: u16, pipe: Key) -> Self {
+        Self { pipe, slot, attempts: 0, redirects: 0 }
+    }
+}
+
+/// One command whose reply has not been flushed.
+#[derive(Debug)]
+pub struct Pending {
+    state: State,
+    /// What kind of command it is; `None` for names not in the table.
+    pub row: Option<&'static Row>,
+    leg: Leg,
+    /// Length of its request (bytes).
+    len: u32,
+    /// When it was taken in (ms of the worker's clock, wrapping).
+    pub since: u32,
+}
+
 impl Pending {
     /// True until its reply is there.
-    pub fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting)
+    #[inline]
+    fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting | State::Parts(_))
+    }
+
+    /// The legs that wait for a reply.
+    fn waiting_legs(&self) -> impl Iterator<Item = &Leg> {
+        let (whole, parts) = match &self.state {
+            State::Waiting => (Some(&self.leg), None),
+            State::Parts(c) => (None, Some(c)),
+            State::Early { .. } | State::Shared(_) => (None, None),
+        };
+        let parts = parts.into_iter().flat_map(|c| &c.parts).filter(|p| p.reply.is_none());
+        whole.into_iter().chain(parts.map(|p| &p.leg))
+    }
+}
+
+/// One part of a command that went to several slots or nodes.
+#[derive(Debug)]
+struct Part {
+    leg: Leg,
+    /// Where its reply stands in the composite's buffer.
+    reply: Option<(u32, u32)>,
+}
+
+/// A command in parts, and the replies of those that are in.
+#[derive(Debug)]
+struct Composite {
+    parts: Vec<Part>,
+    replies: Vec<u8>,
+    left: usize,
+    merge: Merge,
+    version: Version,
+}
+
+impl Composite {
+    /// Takes the reply of a part; false when it is not awaited.
+    fn fill(&mut self, part: u16, reply: &[u8]) -> bool {
+        let Some(part) = self.parts.get_mut(usize::from(part)).filter(|p| p.reply.is_none()) else {
+            return false;
+        };
+        part.reply = Some((self.replies.len() as u32, reply.len() as u32));
+        self.replies.extend_from_slice(reply);
+        self.left -= 1;
+        true
+    }
+
+    fn merged(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.replies.len() + 16);
+        let parts = self.parts.iter().map(|p| {
+            let (at, len) = p.reply.unwrap_or_default();
+            self.replies.get(at as usize..(at + len) as usize).unwrap_or_default()
+        });
+        self.merge.merge(parts, self.version, &mut out);
+        out
     }
 }
 
@@ -104,13 +173,34 @@ impl Window {
         self.pending.push_back(Pending {
             state: State::Waiting,
             row,
-            pipe,
+            leg: Leg::new(slot, pipe),
             len: len as u32,
             since: now as u32,
-            slot,
-            attempts: 0,
-            redirects: 0,
         });
+        ticket
+    }
+
+    /// Issues the next ticket to a command in parts: one for each of `slots`.
+    pub fn open_parts(
+        &mut self,
+        row: Option<&'static Row>,
+        slots: &[u16],
+        merge: Merge,
+        version: Version,
+        len: usize,
+        now: u64,
+    ) -> u32 {
+        let ticket = self.open(row, NO_SLOT, Key::NONE, len, now);
+        if let Some(p) = self.pending.back_mut() {
+            let part = |&slot| Part { leg: Leg::new(slot, Key::NONE), reply: None };
+            p.state = State::Parts(Box::new(Composite {
+                parts: slots.iter().map(part).collect(),
+                replies: Vec::new(),
+                left: slots.len(),
+                merge,
+                version,
+            }));
+        }
         ticket
     }
 
@@ -130,14 +220,47 @@ impl Window {
         self.pending.is_empty()
     }
 
-    /// The command of a ticket, unless it was flushed.
-    pub fn get_mut(&mut self, ticket: u32) -> Option<&mut Pending> {
-        self.pending.get_mut(ticket.wrapping_sub(self.base) as usize)
+    fn at(&self, ticket: u32) -> Option<&Pending> {
+        self.pending.get(ticket.wrapping_sub(self.base) as usize)
     }
 
-    /// The command of a ticket, unless it was flushed.
-    pub fn get(&self, ticket: u32) -> Option<&Pending> {
-        self.pending.get(ticket.wrapping_sub(self.base) as usize)
+    /// When a command was taken in (ms, wrapping), unless it was flushed.
+    pub fn since(&self, ticket: u32) -> Option<u32> {
+        self.at(ticket).map(|p| p.since)
+    }
+
+    /// The table row of a command that waits for a reply.
+    pub fn row(&self, ticket: u32) -> Option<&'static Row> {
+        self.at(ticket)?.row
+    }
+
+    /// The slot of a command or of one part of it, if it waits for a reply.
+    pub fn slot(&self, ticket: u32, part: u16) -> Option<u16> {
+        let p = self.at(ticket)?;
+        match &p.state {
+            State::Waiting => Some(p.leg.slot),
+            State::Parts(c) => {
+                c.parts.get(usize::from(part)).filter(|p| p.reply.is_none()).map(|p| p.leg.slot)
+            }
+            State::Early { .. } | State::Shared(_) => None,
+        }
+    }
+
+    /// The leg of a command or of one part of it, if it waits for a reply.
+    pub fn leg_mut(&mut self, ticket: u32, part: u16) -> Option<&mut Leg> {
+        let p = self.pending.get_mut(ticket.wrapping_sub(self.base) as usize)?;
+        match &mut p.state {
+            State::Waiting => Some(&mut p.leg),
+            State::Parts(c) => {
+                c.parts.get_mut(usize::from(part)).filter(|p| p.reply.is_none()).map(|p| &mut p.leg)
+            }
+            State::Early { .. } | State::Shared(_) => None,
+        }
+    }
+
+    /// All legs that wait for a reply, in order.
+    pub fn waiting_legs(&self) -> impl Iterator<Item = &Leg> {
+        self.pending.iter().flat_map(Pending::waiting_legs)
     }
 
     /// True when every ticket before `ticket` was flushed.
@@ -145,40 +268,51 @@ impl Window {
         (self.base.wrapping_sub(ticket) as i32) >= 0
     }
 
-    /// All commands not yet flushed, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Pending> {
-        self.pending.iter()
-    }
-
-    /// Takes the reply of `ticket`, and flushes to `out` all replies whose turn has come.
+    /// Takes the reply of `ticket` (of one `part` of it, for commands in parts), and flushes to `out`
+    /// all replies whose turn has come.
     ///
-    /// Returns false when nobody waits for that ticket (any more).
+    /// Returns false when nobody waits for it (any more).
     #[inline]
-    pub fn fill(&mut self, ticket: u32, reply: Reply<'_>, out: &mut ByteQueue) -> bool {
+    pub fn fill(&mut self, ticket: u32, part: u16, reply: Reply<'_>, out: &mut ByteQueue) -> bool {
         let at = ticket.wrapping_sub(self.base) as usize;
-        if at == 0 {
-            match self.pending.front() {
-                Some(p) if p.is_waiting() => self.request_bytes -= p.len as usize,
-                _ => return false,
+        match self.pending.get_mut(at) {
+            Some(Pending { state: State::Waiting, len, .. }) => {
+                self.request_bytes -= *len as usize;
+                self.complete(at, reply, out);
+                true
             }
-            push(out, reply);
-            self.pop();
-            if self.pending.front().is_some_and(|p| !p.is_waiting()) {
-                self.flush(out);
+            Some(Pending { state: State::Parts(c), len, .. }) => {
+                if !c.fill(part, reply.as_slice()) {
+                    return false;
+                }
+                if c.left == 0 {
+                    self.request_bytes -= *len as usize;
+                    let merged = c.merged();
+                    self.complete(at, Reply::Borrowed(&merged), out);
+                }
+                true
             }
-            return true;
+            _ => false,
         }
-        self.store(at, reply)
     }
 
-    fn store(&mut self, at: usize, reply: Reply<'_>) -> bool {
-        let Some(pending) = self.pending.get_mut(at) else {
-            return false;
-        };
-        if !pending.is_waiting() {
-            return false;
+    /// A command has its whole reply.
+    #[inline]
+    fn complete(&mut self, at: usize, reply: Reply<'_>, out: &mut ByteQueue) {
+        if at > 0 {
+            return self.store(at, reply);
         }
-        self.request_bytes -= pending.len as usize;
+        push(out, reply);
+        self.pop();
+        if self.pending.front().is_some_and(|p| !p.is_waiting()) {
+            self.flush(out);
+        }
+    }
+
+    fn store(&mut self, at: usize, reply: Reply<'_>) {
+        let Some(pending) = self.pending.get_mut(at) else {
+            return;
+        };
         pending.state = match reply {
             Reply::Shared(bytes) => State::Shared(Box::new(bytes)),
             Reply::Borrowed(bytes) if bytes.len() >= LARGE => {
@@ -194,7 +328,6 @@ impl Window {
         if self.early.len() > COMPACT && self.early_live < self.early.len() / 2 {
             self.compact();
         }
-        true
     }
 
     fn pop(&mut self) -> Option<Pending> {
@@ -212,7 +345,7 @@ impl Window {
                     self.early_live -= len;
                 }
                 Some(State::Shared(bytes)) => out.push_shared(*bytes),
-                Some(State::Waiting) | None => {}
+                Some(State::Waiting | State::Parts(_)) | None => {}
             }
         }
         if self.early_live == 0 {
@@ -301,8 +434,8 @@ mod tests {
             let mut got = Vec::new();
             for i in order {
                 let reply = if i % 3 == 0 { Reply::Shared(replies[i].clone().into()) } else { Reply::Borrowed(&replies[i]) };
-                prop_assert!(w.fill(tickets[i], reply, &mut out));
-                prop_assert!(!w.fill(tickets[i], Reply::Borrowed(b"twice"), &mut out));
+                prop_assert!(w.fill(tickets[i], 0, reply, &mut out));
+                prop_assert!(!w.fill(tickets[i], 0, Reply::Borrowed(b"twice"), &mut out));
                 got.extend(drain(&mut out));
             }
             prop_assert!(w.is_empty());
@@ -312,12 +445,30 @@ mod tests {
     }
 
     #[test]
+    fn parts_make_one_reply_in_its_turn() {
+        let mut w = Window::default();
+        let mut out = ByteQueue::default();
+        let merge = Merge::Interleave { order: vec![1, 0] };
+        let mget = w.open_parts(None, &[5, 9], merge, Version::V2, 30, 0);
+        let next = w.open(None, NO_SLOT, Key::NONE, 10, 0);
+        assert_eq!(w.slot(mget, 1), Some(9));
+        assert_eq!(w.waiting_legs().filter(|l| l.slot == 9).count(), 1);
+        assert!(w.fill(next, 0, Reply::Borrowed(b"+next\r\n"), &mut out));
+        assert!(w.fill(mget, 1, Reply::Borrowed(b"*1\r\n:9\r\n"), &mut out));
+        assert!(!w.fill(mget, 1, Reply::Borrowed(b"*1\r\n:9\r\n"), &mut out));
+        assert_eq!(w.slot(mget, 1), None);
+        assert!(w.fill(mget, 0, Reply::Borrowed(b"*1\r\n:5\r\n"), &mut out));
+        assert_eq!(drain(&mut out), b"*2\r\n:9\r\n:5\r\n+next\r\n");
+        assert_eq!(w.request_bytes(), 0);
+    }
+
+    #[test]
     fn unknown_tickets_are_ignored() {
         let mut w = Window::default();
         let mut out = ByteQueue::default();
-        assert!(!w.fill(0, Reply::Borrowed(b"x"), &mut out));
+        assert!(!w.fill(0, 0, Reply::Borrowed(b"x"), &mut out));
         w.open(None, NO_SLOT, Key::NONE, 10, 0);
-        assert!(!w.fill(5, Reply::Borrowed(b"x"), &mut out));
+        assert!(!w.fill(5, 0, Reply::Borrowed(b"x"), &mut out));
         assert_eq!(out.unsent(), 0);
     }
 }

@@ -424,10 +424,10 @@ impl Hub {
 
     /// True when the command's deadline is over, or nobody waits for it any more.
     fn is_expired(&self, session: Key, ticket: u32) -> bool {
-        let Some(p) = self.sessions.get(session).and_then(|s| s.window.get(ticket)) else {
+        let Some(since) = self.sessions.get(session).and_then(|s| s.window.since(ticket)) else {
             return false;
         };
-        let age = (self.now as u32).wrapping_sub(p.since);
+        let age = (self.now as u32).wrapping_sub(since);
         u128::from(age) >= self.settings.op_timeout.as_millis()
     }
 

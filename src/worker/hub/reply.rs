@@ -140,7 +140,7 @@ impl Hub {
         };
         self.counters.replies += 1;
         if s.fences.is_some() {
-            if let Some(slot) = s.window.get(entry.ticket).map(|p| p.slot)
+            if let Some(slot) = s.window.slot(entry.ticket, entry.part)
                 && let Some(f) = s.fences.as_deref_mut()
             {
                 f.answered(slot, entry.ticket, entry.part);
@@ -154,7 +154,7 @@ impl Hub {
                 self.counters.output_limit += 1;
             }
         } else {
-            s.window.fill(entry.ticket, reply, &mut s.out);
+            s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
         }
         if !s.dirty {
             s.dirty = true;

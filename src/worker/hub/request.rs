@@ -11,7 +11,9 @@ use crate::buffer::LARGE;
 use crate::cluster::topology::{Mode, UNASSIGNED};
 use crate::command::keys::{self, KeySlot};
 use crate::command::lookup;
+use crate::command::merge::Merge;
 use crate::command::spec::{Handler, Row};
+use crate::command::split;
 use crate::key::Key;
 use crate::resp::encode;
 use crate::resp::inline;
@@ -212,6 +214,9 @@ impl Hub {
             KeySlot::One(slot) => slot,
             KeySlot::None => NO_SLOT,
             KeySlot::Cross if self.is_standalone() => 0,
+            KeySlot::Cross if row.handler == Handler::Split => {
+                return self.dispatch_split(key, row, request);
+            }
             KeySlot::Cross => {
                 self.refuse(key, "CROSSSLOT Keys in request don't hash to the same slot");
                 return;
@@ -278,40 +283,80 @@ impl Hub {
     /// Gives the command a ticket and queues it on the pipe of its slot, or behind a fence.
     #[inline]
     fn dispatch(&mut self, key: Key, row: Option<&'static Row>, slot: u16, request: &Request<'_>) {
+        let place = self.place(key, slot);
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
-        if s.fences.as_deref().is_some_and(|f| f.holds(slot)) {
-            let ticket = s.window.open(row, slot, Key::NONE, request.frame.len(), self.now);
-            let held = held(ticket, request.to_bytes());
-            self.hold(key, slot, held, 0);
-            return;
-        }
-        let version = s.version;
-        let Some(pipe) = self.pipe_for(key, slot, version) else {
-            self.hold_without_route(key, row, slot, request.to_bytes());
-            return;
-        };
-        let Some(s) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let slot_epoch = self.slot_epochs.get(usize::from(slot)).copied().unwrap_or(self.epoch);
-        let mut outstanding = s.must_wait_for(slot, slot_epoch, pipe, self.epoch);
-        if self.pipes.get(pipe).is_some_and(|p| p.reauthenticating) {
-            // What is in flight was sent before the AUTH and will be rejected; this would not.
-            outstanding = s.in_flight_of(slot);
-        }
+        let pipe = if let Place::Pipe(pipe) = place { pipe } else { Key::NONE };
         let ticket = s.window.open(row, slot, pipe, request.frame.len(), self.now);
-        if outstanding > 0 {
-            if let Some(p) = s.window.get_mut(ticket) {
-                p.pipe = Key::NONE;
+        match place {
+            Place::Pipe(pipe) => self.push(pipe, entry(key, ticket, 0), request),
+            Place::Behind(outstanding) => {
+                self.hold(key, slot, held(ticket, 0, request.to_bytes()), outstanding);
             }
-            let held = held(ticket, request.to_bytes());
-            self.hold(key, slot, held, outstanding);
-            return;
+            Place::Nowhere => self.no_route(key, ticket, 0, request.to_bytes()),
         }
+    }
+
+    /// Splits a multi-key command whose keys lie in several slots.
+    fn dispatch_split(&mut self, key: Key, row: &'static Row, request: &Request<'_>) {
+        let Some(split) = split::split(row.name, request) else {
+            return self.dispatch(key, Some(row), NO_SLOT, request);
+        };
+        let mut frames = std::mem::take(&mut self.scratch);
+        frames.clear();
+        let ends = split.frames(request, &mut frames);
+        let slots = split.slots.clone();
+        self.dispatch_parts(key, row, &slots, split.merge(row.name), request.frame.len(), |i| {
+            let start = if i == 0 { 0 } else { ends[i - 1] };
+            &frames[start..ends[i]]
+        });
+        self.scratch = frames;
+    }
+
+    /// Sends one frame to each of `slots` and merges the replies.
+    pub(super) fn dispatch_parts<'f>(
+        &mut self,
+        key: Key,
+        row: &'static Row,
+        slots: &[u16],
+        merge: Merge,
+        len: usize,
+        frame: impl Fn(usize) -> &'f [u8],
+    ) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let version = s.version;
+        // An empty window lets the session move on to the newest slot map before the ticket opens.
+        s.adopt_epoch(self.epoch);
+        let ticket = s.window.open_parts(Some(row), slots, merge, version, len, self.now);
+        for (i, &slot) in slots.iter().enumerate() {
+            let part = i as u16;
+            let frame = frame(i);
+            // The part itself is counted among those in flight from here on: it waits for a reply.
+            match self.place_beside(key, slot, 1) {
+                Place::Pipe(pipe) => {
+                    let s = self.sessions.get_mut(key);
+                    if let Some(leg) = s.and_then(|s| s.window.leg_mut(ticket, part)) {
+                        leg.pipe = pipe;
+                    }
+                    self.push(pipe, entry(key, ticket, part), &Request::new(frame, None, &[]));
+                }
+                Place::Behind(outstanding) => {
+                    let held = held(ticket, part, Bytes::copy_from_slice(frame));
+                    self.hold(key, slot, held, outstanding);
+                }
+                Place::Nowhere => self.no_route(key, ticket, part, Bytes::copy_from_slice(frame)),
+            }
+        }
+    }
+
+    /// Queues a request on a pipe.
+    #[inline]
+    fn push(&mut self, pipe: Key, entry: Entry, request: &Request<'_>) {
         if let Some(p) = self.pipes.get_mut(pipe) {
-            p.push(entry(key, ticket, 0), request, self.now);
+            p.push(entry, request, self.now);
             if !p.dirty && p.wants_write() {
                 p.dirty = true;
                 self.work.pipes.push(pipe);
@@ -322,16 +367,43 @@ impl Hub {
         }
     }
 
-    #[cold]
-    fn hold_without_route(&mut self, key: Key, row: Option<&'static Row>, slot: u16, frame: Bytes) {
+    /// Where a session's next command for a slot goes.
+    #[inline]
+    fn place(&mut self, key: Key, slot: u16) -> Place {
+        self.place_beside(key, slot, 0)
+    }
+
+    /// The same when the command's own leg is already in the window (`own` = 1).
+    #[inline]
+    fn place_beside(&mut self, key: Key, slot: u16, own: u32) -> Place {
         let Some(s) = self.sessions.get_mut(key) else {
-            return;
+            return Place::Nowhere;
         };
-        let ticket = s.window.open(row, slot, Key::NONE, frame.len(), self.now);
+        if s.fences.as_deref().is_some_and(|f| f.holds(slot)) {
+            return Place::Behind(0);
+        }
+        let version = s.version;
+        let Some(pipe) = self.pipe_for(key, slot, version) else {
+            return Place::Nowhere;
+        };
+        let Some(s) = self.sessions.get_mut(key) else {
+            return Place::Nowhere;
+        };
+        let slot_epoch = self.slot_epochs.get(usize::from(slot)).copied().unwrap_or(self.epoch);
+        let mut outstanding = s.must_wait_for(slot, slot_epoch, pipe, self.epoch, own);
+        if self.pipes.get(pipe).is_some_and(|p| p.reauthenticating) {
+            // What is in flight was sent before the AUTH and will be rejected; this would not.
+            outstanding = s.in_flight_of(slot).saturating_sub(own);
+        }
+        if outstanding > 0 { Place::Behind(outstanding) } else { Place::Pipe(pipe) }
+    }
+
+    #[cold]
+    fn no_route(&mut self, key: Key, ticket: u32, part: u16, frame: Bytes) {
         self.troubled.push(super::Troubled {
             session: key,
             ticket,
-            part: 0,
+            part,
             frame,
             trouble: crate::session::redirect::Trouble::NoRoute,
             node: UNASSIGNED,
@@ -341,8 +413,18 @@ impl Hub {
     }
 }
 
-fn held(ticket: u32, frame: Bytes) -> Held {
-    Held { ticket, part: 0, frame, target: Target::Route, not_before: 0 }
+/// Where a command goes.
+enum Place {
+    /// To this pipe.
+    Pipe(Key),
+    /// Behind its slot's fence; raised, if need be, for so many commands in flight.
+    Behind(u32),
+    /// No node is known.
+    Nowhere,
+}
+
+fn held(ticket: u32, part: u16, frame: Bytes) -> Held {
+    Held { ticket, part, frame, target: Target::Route, not_before: 0 }
 }
 
 /// An entry whose reply goes to a session's window.

@@ -27,11 +27,12 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(t.session) else {
             return;
         };
-        let Some(p) = s.window.get_mut(t.ticket).filter(|p| p.is_waiting()) else {
+        let readonly = s.window.row(t.ticket).is_some_and(|r| r.flags & flag::READONLY != 0);
+        let Some(p) = s.window.leg_mut(t.ticket, t.part) else {
             return;
         };
         let facts = Facts {
-            readonly: p.row.is_some_and(|r| r.flags & flag::READONLY != 0),
+            readonly,
             redirects: p.redirects,
             max_redirects: self.settings.max_redirects,
             expired,
@@ -72,7 +73,8 @@ impl Hub {
                 f.take_back(slot, held);
             }
         } else {
-            let outstanding = s.in_flight_beside(slot, held.ticket);
+            // It waits for a reply, but is not in flight itself.
+            let outstanding = s.in_flight_of(slot).saturating_sub(1);
             let fences = s.fences.get_or_insert_default();
             fences.raise(slot, outstanding);
             fences.insert(slot, held);
@@ -89,13 +91,11 @@ impl Hub {
         let reason = match t.trouble {
             // The address was learnt from the reply; the watcher may know more by now.
             Trouble::Moved => {
-                match self.sessions.get(t.session).and_then(|s| s.window.get(t.ticket)) {
-                    Some(p) => match self.routes.get(usize::from(p.slot)) {
-                        Some(&n) if usize::from(n) < self.nodes.len() => {
-                            RefreshReason::Moved(self.nodes[usize::from(n)].addr.clone())
-                        }
-                        _ => RefreshReason::ClusterDown,
-                    },
+                let slot =
+                    self.sessions.get(t.session).and_then(|s| s.window.slot(t.ticket, t.part));
+                let node = slot.and_then(|s| self.routes.get(usize::from(s)));
+                match node.and_then(|&n| self.nodes.get(usize::from(n))) {
+                    Some(node) => RefreshReason::Moved(node.addr.clone()),
                     None => RefreshReason::ClusterDown,
                 }
             }
@@ -226,8 +226,8 @@ impl Hub {
         };
         let now = self.now;
         if let Some(s) = self.sessions.get_mut(session) {
-            if let Some(p) = s.window.get_mut(held.ticket) {
-                p.pipe = pipe;
+            if let Some(leg) = s.window.leg_mut(held.ticket, held.part) {
+                leg.pipe = pipe;
             }
         }
         if let Some(p) = self.pipes.get_mut(pipe) {
