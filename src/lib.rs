@@ -3,3 +3,6 @@
 pub mod cluster;
 pub mod command;
 pub mod credentials;
+pub mod net;
+pub mod resp;
+pub mod upstream;

@@ -1,0 +1,4 @@
+//! The RESP wire format.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod value;

@@ -1,0 +1,3 @@
+//! Connections to cluster nodes.
+
+pub mod client;
