@@ -15,8 +15,8 @@ use super::topology::{NodeAddr, Topology};
 pub enum Reason {
     /// A node answered MOVED.
     Moved {
-        /// The slot.
-        slot: u16,
+        /// The slot, when the caller has it at hand.
+        slot: Option<u16>,
         /// Its owner by that node's word.
         addr: NodeAddr,
     },
@@ -88,7 +88,7 @@ pub struct Schedule {
     failures: u32,
     unchanged: u32,
     last_start: Instant,
-    hints: Vec<(u16, NodeAddr)>,
+    hints: Vec<Hint>,
 }
 
 impl Schedule {
@@ -112,11 +112,11 @@ impl Schedule {
         self.requested = true;
         if let Reason::Moved { slot, addr } = reason {
             // One hint a node is enough: its whole view is asked for. The newest slot counts.
-            self.hints.retain(|(_, known)| *known != addr);
+            self.hints.retain(|known| known.addr != addr);
             if self.hints.len() == MAX_HINTS {
                 self.hints.remove(0);
             }
-            self.hints.push((slot, addr));
+            self.hints.push(Hint { slot, addr });
         }
     }
 
@@ -138,7 +138,7 @@ impl Schedule {
     }
 
     /// A refresh starts: takes the requests so far, and the MOVED targets they named.
-    pub fn start(&mut self, now: Instant) -> Vec<(u16, NodeAddr)> {
+    pub fn start(&mut self, now: Instant) -> Vec<Hint> {
         self.in_flight = true;
         self.requested = false;
         self.last_start = now;
@@ -240,18 +240,34 @@ pub fn candidates(
     order
 }
 
-/// The first MOVED target that `map` does not confirm: its node knows better and is asked too.
-pub fn unconfirmed<'a>(hints: &'a [(u16, NodeAddr)], map: &SlotMap) -> Option<&'a (u16, NodeAddr)> {
-    hints
-        .iter()
-        .find(|(slot, addr)| map.owner(*slot) != Some(addr))
+/// What a MOVED said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// The slot, if the requester named it.
+    pub slot: Option<u16>,
+    /// Its owner.
+    pub addr: NodeAddr,
 }
 
-/// Chooses between the map a candidate gave and the one a MOVED target gave: the latter counts when
+impl Hint {
+    /// True when `map` says the same.
+    fn confirmed_by(&self, map: &SlotMap) -> bool {
+        match self.slot {
+            Some(slot) => map.owner(slot) == Some(&self.addr),
+            None => map.shards.iter().any(|shard| shard.primary == self.addr),
+        }
+    }
+}
+
+/// The first hint that `map` does not confirm: its node knows better and is asked too.
+pub fn unconfirmed<'a>(hints: &'a [Hint], map: &SlotMap) -> Option<&'a Hint> {
+    hints.iter().find(|hint| !hint.confirmed_by(map))
+}
+
+/// Chooses between the map a candidate gave and the one a hint's node gave: the latter counts when
 /// it confirms the redirect and does not know less of the cluster.
-pub fn prefer(map: SlotMap, hinted: SlotMap, hint: &(u16, NodeAddr)) -> SlotMap {
-    let confirms = hinted.owner(hint.0) == Some(&hint.1);
-    if confirms && hinted.slots_covered() >= map.slots_covered() {
+pub fn prefer(map: SlotMap, hinted: SlotMap, hint: &Hint) -> SlotMap {
+    if hint.confirmed_by(&hinted) && hinted.slots_covered() >= map.slots_covered() {
         hinted
     } else {
         map

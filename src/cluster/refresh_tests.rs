@@ -15,7 +15,7 @@ fn node(port: u16) -> NodeAddr {
 
 fn moved(slot: u16, port: u16) -> Reason {
     Reason::Moved {
-        slot,
+        slot: Some(slot),
         addr: node(port),
     }
 }
@@ -53,7 +53,13 @@ fn requests_coalesce_and_keep_the_gap() {
     assert_eq!(s.next(t + ms(100)), Action::Refresh);
     let hints = s.start(t + ms(100));
     assert_eq!(hints.len(), MAX_HINTS);
-    assert_eq!(hints.last(), Some(&(19, node(7009))));
+    assert_eq!(
+        hints.last(),
+        Some(&Hint {
+            slot: Some(19),
+            addr: node(7009)
+        })
+    );
     s.finish(Outcome::Changed, t + ms(110), 0.5);
     assert!(matches!(s.next(t + ms(300)), Action::WaitUntil(at) if at > t + ms(40_000)));
 }
@@ -139,14 +145,27 @@ fn seeds_then_primaries_then_replicas_and_the_failed_last() {
     assert_eq!(candidates(&seeds, None, &[], |_| 0), seeds);
 }
 
+fn hint_to(port: u16) -> Hint {
+    Hint {
+        slot: None,
+        addr: node(port),
+    }
+}
+
 #[test]
 fn a_moved_target_that_knows_better_is_believed() {
     let stale = map(&[(0, 16383, 7000)]);
     let fresh = map(&[(0, 99, 7009), (100, 16383, 7000)]);
-    let hints = [(200, node(7000)), (50, node(7009))];
+    let hint = |slot, port| Hint {
+        slot,
+        addr: node(port),
+    };
+    let hints = [hint(Some(200), 7000), hint(Some(50), 7009)];
     let hint = unconfirmed(&hints, &stale).unwrap();
     assert_eq!(hint, &hints[1]);
     assert_eq!(unconfirmed(&hints, &fresh), None);
+    assert_eq!(unconfirmed(&[hint_to(7000)], &stale), None);
+    assert_eq!(unconfirmed(&[hint_to(7009)], &stale), Some(&hint_to(7009)));
     assert_eq!(prefer(stale.clone(), fresh.clone(), hint), fresh);
     let lonely = map(&[(0, 99, 7009)]);
     assert_eq!(

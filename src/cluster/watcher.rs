@@ -99,6 +99,7 @@ pub fn spawn(
         inbox,
         client: None,
         failed_last: Vec::new(),
+        reported: false,
         auth: AuthFaults::new(settings.auth_backoff),
         settings,
     };
@@ -130,6 +131,8 @@ struct Watcher {
     /// Nodes that gave no map in the last refresh.
     failed_last: Vec<NodeAddr>,
     auth: AuthFaults,
+    /// The failure that goes on was logged.
+    reported: bool,
 }
 
 impl Watcher {
@@ -215,8 +218,8 @@ impl Watcher {
             match self.ask(&addr).await {
                 Ok(mut map) => {
                     if let Some(hint) = unconfirmed(&hints, &map)
-                        && hint.1 != addr
-                        && let Ok(hinted) = self.ask(&hint.1).await
+                        && hint.addr != addr
+                        && let Ok(hinted) = self.ask(&hint.addr).await
                     {
                         map = prefer(map, hinted, hint);
                     }
@@ -344,9 +347,10 @@ impl Watcher {
             let epoch = known.map_or(1, |known| known.epoch + 1);
             self.topology
                 .send_replace(Some(Arc::new(map.into_topology(epoch))));
-        } else if self.status.borrow().error.is_some() {
+        } else if self.reported {
             tracing::info!("the cluster map can be read again, from {addr}; it has not changed");
         }
+        self.reported = false;
         self.status.send_modify(|status| {
             status.refreshes += 1;
             status.error = None;
@@ -369,7 +373,7 @@ impl Watcher {
         } else {
             "no command can be routed until it can"
         };
-        if self.status.borrow().error.is_none() {
+        if !std::mem::replace(&mut self.reported, true) {
             tracing::warn!("the cluster map cannot be read: {error}; {consequence}");
         } else {
             tracing::debug!("the cluster map still cannot be read: {error}");

@@ -280,7 +280,7 @@ async fn a_moved_target_the_seed_does_not_know_is_asked_itself() {
     let (handle, _sender) = watch_plain(&[&seed], settings());
     epoch(&handle, 1).await;
     handle.request_refresh(Reason::Moved {
-        slot: 50,
+        slot: Some(50),
         addr: new.addr.clone(),
     });
     let second = epoch(&handle, 2).await;
@@ -293,7 +293,7 @@ async fn a_moved_target_the_seed_does_not_know_is_asked_itself() {
     };
     seed.owns(&[(&seed, 0, 9), (&new, 10, 16383)]);
     handle.request_refresh(Reason::Moved {
-        slot: 50,
+        slot: Some(50),
         addr: nowhere,
     });
     assert_eq!(
@@ -440,4 +440,59 @@ async fn the_task_ends_with_its_last_handle() {
     topology.mark_unchanged();
     drop(handle);
     assert!(timeout(LIMIT, topology.changed()).await.unwrap().is_err());
+}
+
+/// Log lines at info and above of this thread, while the guards live.
+fn capture_logs() -> (impl Drop, tracing::Dispatch, Arc<Mutex<Vec<u8>>>) {
+    #[derive(Clone)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Sink(lines.clone());
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || sink.clone())
+        .finish();
+    // With a single subscriber alive, tracing lets the thread that first reaches a log line decide
+    // whether it is wanted, and that may be a test without one. A second subscriber ends that.
+    let other = tracing::Dispatch::new(tracing_subscriber::registry());
+    (tracing::subscriber::set_default(subscriber), other, lines)
+}
+
+#[tokio::test]
+async fn each_change_of_state_is_one_log_line() {
+    let (_guard, _other, log) = capture_logs();
+    let a = FakeNode::start().await;
+    a.set(|s| {
+        s.token = Some("ya29.t".into());
+        s.shards = "-LOADING Redis is loading\r\n".into();
+    });
+    let (handle, sender) = watch_with(&[&a], CredentialState::Pending, settings());
+    status(&handle, |s| s.error.is_some()).await;
+    sender.send_replace(ready("ya29.t", 1));
+    status(&handle, |s| s.failures == 3).await;
+    a.owns(&[(&a, 0, 16383)]);
+    epoch(&handle, 1).await;
+    handle.request_refresh(Reason::NodeLost);
+    status(&handle, |s| s.refreshes == 2).await;
+
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(
+        lines[0].contains("WARN") && lines[0].contains("LOADING"),
+        "{log}"
+    );
+    assert!(
+        lines[1].contains("cluster map discovered: 1 shards"),
+        "{log}"
+    );
+    assert!(!log.contains("ya29"), "{log}");
 }
