@@ -21,6 +21,7 @@
 //! [`resp`] are stateless. Pure modules deny `clippy::disallowed_methods`, which bans clocks, tasks
 //! and sockets.
 
+pub mod admin;
 pub mod buffer;
 pub mod cluster;
 pub mod command;
@@ -29,5 +30,6 @@ pub mod key;
 pub mod net;
 pub mod resp;
 pub mod session;
+pub mod telemetry;
 pub mod upstream;
 pub mod worker;

@@ -62,3 +62,25 @@ pub struct Topology {
     /// Slot → index into `shards`, or [`UNASSIGNED`].
     pub slots: Box<[u16; SLOTS]>,
 }
+
+impl Topology {
+    /// How many slots have an owner; [`SLOTS`] when the cluster is whole.
+    pub fn slots_covered(&self) -> usize {
+        self.slots.iter().filter(|&&shard| shard != UNASSIGNED).count()
+    }
+
+    /// The slot ranges (first and last, inclusive) of each shard, in the order of `shards`.
+    pub fn slot_ranges(&self) -> Vec<Vec<(u16, u16)>> {
+        let mut ranges: Vec<Vec<(u16, u16)>> = vec![Vec::new(); self.shards.len()];
+        for (slot, &shard) in (0u16..).zip(self.slots.iter()) {
+            let Some(owned) = ranges.get_mut(usize::from(shard)) else {
+                continue;
+            };
+            match owned.last_mut() {
+                Some((_, last)) if *last + 1 == slot => *last = slot,
+                _ => owned.push((slot, slot)),
+            }
+        }
+        ranges
+    }
+}

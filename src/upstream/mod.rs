@@ -4,5 +4,6 @@
 //! thread. The sockets of user traffic are driven by `worker::io`.
 
 pub mod backoff;
+pub mod client;
 pub mod handshake;
 pub mod pipe;

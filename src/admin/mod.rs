@@ -1,0 +1,10 @@
+//! The HTTP side: health for orchestrators, metrics for Prometheus, status for people.
+//!
+//! Invariant: every answer comes from what the proxy already knows; no request dials a node or mints a
+//! token, and only `/status` asks the workers, for a bounded time. Nothing secret is in any answer. It
+//! can change nothing: there are only GETs.
+
+pub mod health;
+pub mod server;
+pub mod state;
+pub mod status;

@@ -1,0 +1,100 @@
+//! What the HTTP side reads: `watch` channels, latches, and what the app tells through a trait.
+//!
+//! Invariant: reading never blocks the writer. It decides nothing (see `health`) and holds no socket.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::cluster::topology::Topology;
+use crate::cluster::watcher::WatcherStatus;
+use crate::credentials::CredentialState;
+
+/// Steps of the process's life. Each is a latch: once set it stays.
+#[derive(Debug, Default)]
+pub struct Lifecycle {
+    listening: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Lifecycle {
+    /// All client listeners accept.
+    pub fn set_listening(&self) {
+        self.listening.store(true, Ordering::Release);
+    }
+
+    /// True once all client listeners accept.
+    pub fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Acquire)
+    }
+
+    /// The process is stopping: no new clients should be sent here.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// True once the process is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// Connections to one node, all workers together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// `host:port`.
+    pub node: String,
+    /// Connections that take commands.
+    pub ready: u64,
+    /// Connections being dialled or authenticated.
+    pub connecting: u64,
+    /// Commands sent and not answered.
+    pub in_flight: u64,
+    /// Why the last connection failed or ended, without anything secret.
+    pub last_error: Option<String>,
+}
+
+/// A value that may take a worker's answer to get.
+pub type Soon<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What only the app knows.
+pub trait StatusSource: Send + Sync {
+    /// Bound addresses of the client listeners: `127.0.0.1:6379`, `unix:/run/redis.sock`.
+    fn listeners(&self) -> Vec<String>;
+
+    /// Client connections open now.
+    fn clients(&self) -> u64;
+
+    /// Connections per node; for `/status` only, so it may ask the workers.
+    fn nodes(&self) -> Soon<'_, Vec<NodeStatus>>;
+
+    /// Whether the process works at all: an error (a worker thread ended) makes `/liveness` fail, so
+    /// that the process is restarted. It must not depend on nodes, tokens or the network.
+    ///
+    /// # Errors
+    /// What no longer works.
+    fn alive(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Everything the HTTP side reads.
+pub struct AppState {
+    /// The current credential.
+    pub credentials: watch::Receiver<CredentialState>,
+    /// The current slot map.
+    pub topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// What the watcher last did.
+    pub watcher: watch::Receiver<WatcherStatus>,
+    /// Listening and draining.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Listeners, clients, connections.
+    pub source: Arc<dyn StatusSource>,
+    /// When the process started.
+    pub started_at: SystemTime,
+}

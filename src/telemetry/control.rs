@@ -1,0 +1,291 @@
+//! Metrics of the control thread: credential, slot map, build.
+//!
+//! Invariant: read from the `watch` channels when scraped, so that `/metrics` and `/status` never
+//! disagree; no token, user name or address becomes a label.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus::Registry;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{MetricFamily, MetricType};
+use tokio::sync::watch;
+
+use super::metrics::{FamilyBuilder, WorkerCollector, WorkerMetrics, desc};
+use crate::cluster::topology::Topology;
+use crate::cluster::watcher::WatcherStatus;
+use crate::credentials::CredentialState;
+
+/// How often one credential source gave a credential, and how often it failed.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceCounts {
+    /// The source's name, as in [`crate::credentials::Credential::source`].
+    pub source: &'static str,
+    /// Credentials it gave.
+    pub refreshes: u64,
+    /// Times it gave none.
+    pub failures: u64,
+}
+
+/// Reads the counts of all sources.
+pub type ReadSourceCounts = Arc<dyn Fn() -> Vec<SourceCounts> + Send + Sync>;
+
+/// What the control thread's metrics are read from.
+pub struct ControlSources {
+    /// The current credential.
+    pub credentials: watch::Receiver<CredentialState>,
+    /// The current slot map.
+    pub topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// What the watcher last did.
+    pub watcher: watch::Receiver<WatcherStatus>,
+    /// Credential refreshes by source.
+    pub credential_counts: ReadSourceCounts,
+    /// When the process started.
+    pub started_at: SystemTime,
+}
+
+/// Everything `/metrics` shows: what these threads count and what the control thread knows.
+///
+/// # Errors
+/// A name Prometheus forbids, or one used twice; a fault of the tables, which the tests exclude.
+pub fn registry(
+    threads: Vec<Arc<WorkerMetrics>>,
+    control: ControlSources,
+) -> prometheus::Result<Registry> {
+    let registry = Registry::new();
+    registry.register(Box::new(WorkerCollector::new(threads)?))?;
+    registry.register(Box::new(ControlCollector::new(control)?))?;
+    Ok(registry)
+}
+
+/// Name, HELP, kind, label (empty: none).
+type Row = (&'static str, &'static str, MetricType, &'static str);
+
+const BUILD_INFO: Row = (
+    "memorystore_proxy_build_info",
+    "1; the label tells the version.",
+    MetricType::GAUGE,
+    "version",
+);
+const START_TIME: Row = (
+    "memorystore_proxy_start_time_seconds",
+    "When the process started, in seconds since the Unix epoch.",
+    MetricType::GAUGE,
+    "",
+);
+const TOKEN_USABLE: Row = (
+    "memorystore_proxy_token_usable",
+    "1 when there is a credential to authenticate with, or none is needed; else 0.",
+    MetricType::GAUGE,
+    "",
+);
+const TOKEN_AGE: Row = (
+    "memorystore_proxy_token_age_seconds",
+    "Seconds since the current credential was obtained; absent without one.",
+    MetricType::GAUGE,
+    "",
+);
+const TOKEN_EXPIRY: Row = (
+    "memorystore_proxy_token_expires_in_seconds",
+    "Seconds until the current token expires, negative after; absent for static secrets.",
+    MetricType::GAUGE,
+    "",
+);
+const TOKEN_REFRESHES: Row = (
+    "memorystore_proxy_token_refreshes_total",
+    "Credentials obtained, by source.",
+    MetricType::COUNTER,
+    "source",
+);
+const TOKEN_FAILURES: Row = (
+    "memorystore_proxy_token_refresh_failures_total",
+    "Failed attempts to obtain a credential, by source.",
+    MetricType::COUNTER,
+    "source",
+);
+const EPOCH: Row = (
+    "memorystore_proxy_topology_epoch",
+    "Number of the current slot map; grows by one with every change, 0 until the first.",
+    MetricType::GAUGE,
+    "",
+);
+const SHARDS: Row =
+    ("memorystore_proxy_topology_shards", "Shards in the current slot map.", MetricType::GAUGE, "");
+const COVERED: Row = (
+    "memorystore_proxy_topology_slots_covered",
+    "Slots of 16384 that have an owner in the current slot map.",
+    MetricType::GAUGE,
+    "",
+);
+const REFRESHES: Row = (
+    "memorystore_proxy_topology_refreshes_total",
+    "Slot map refreshes that succeeded.",
+    MetricType::COUNTER,
+    "",
+);
+const FAILURES: Row = (
+    "memorystore_proxy_topology_refresh_failures_total",
+    "Slot map refreshes in which no node gave a map.",
+    MetricType::COUNTER,
+    "",
+);
+
+const ROWS: &[&Row] = &[
+    &BUILD_INFO,
+    &START_TIME,
+    &TOKEN_USABLE,
+    &TOKEN_AGE,
+    &TOKEN_EXPIRY,
+    &TOKEN_REFRESHES,
+    &TOKEN_FAILURES,
+    &EPOCH,
+    &SHARDS,
+    &COVERED,
+    &REFRESHES,
+    &FAILURES,
+];
+
+struct ControlCollector {
+    sources: ControlSources,
+    descs: Vec<Desc>,
+}
+
+impl ControlCollector {
+    fn new(sources: ControlSources) -> prometheus::Result<Self> {
+        let descs = ROWS
+            .iter()
+            .map(|(name, help, _, label)| desc(name, help, label))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { sources, descs })
+    }
+}
+
+impl Collector for ControlCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let now = SystemTime::now();
+        let mut families = Vec::with_capacity(ROWS.len());
+        // A family without a sample is left out of the scrape.
+        let mut add = |row: &Row, samples: &[(&str, f64)]| {
+            let (name, help, kind, label) = *row;
+            let mut family = FamilyBuilder::new(name, help, kind);
+            for &(value_of_label, value) in samples {
+                family.sample(label, value_of_label, value);
+            }
+            families.push(family.build());
+        };
+
+        add(&BUILD_INFO, &[(env!("CARGO_PKG_VERSION"), 1.0)]);
+        let started = seconds_between(SystemTime::UNIX_EPOCH, self.sources.started_at);
+        add(&START_TIME, &[("", started)]);
+
+        let state = self.sources.credentials.borrow().clone();
+        let usable = matches!(state, CredentialState::Ready { .. } | CredentialState::NotNeeded);
+        add(&TOKEN_USABLE, &[("", f64::from(u8::from(usable)))]);
+        if let CredentialState::Ready { credential, .. } = state {
+            add(&TOKEN_AGE, &[("", seconds_between(credential.obtained_at, now))]);
+            if let Some(expires_at) = credential.expires_at {
+                add(&TOKEN_EXPIRY, &[("", seconds_between(now, expires_at))]);
+            }
+        }
+        let counts = (self.sources.credential_counts)();
+        let by_source = |count: fn(&SourceCounts) -> u64| -> Vec<(&str, f64)> {
+            counts.iter().map(|source| (source.source, count(source) as f64)).collect()
+        };
+        add(&TOKEN_REFRESHES, &by_source(|c| c.refreshes));
+        add(&TOKEN_FAILURES, &by_source(|c| c.failures));
+
+        let topology = self.sources.topology.borrow().clone();
+        let topology = topology.as_deref();
+        add(&EPOCH, &[("", topology.map_or(0, |t| t.epoch) as f64)]);
+        add(&SHARDS, &[("", topology.map_or(0, |t| t.shards.len()) as f64)]);
+        add(&COVERED, &[("", topology.map_or(0, Topology::slots_covered) as f64)]);
+        let watcher = self.sources.watcher.borrow();
+        add(&REFRESHES, &[("", watcher.refreshes as f64)]);
+        add(&FAILURES, &[("", watcher.failures as f64)]);
+        families
+    }
+}
+
+/// From `start` to `end`, negative when the clock says it is the other way round.
+pub fn seconds_between(start: SystemTime, end: SystemTime) -> f64 {
+    match end.duration_since(start) {
+        Ok(passed) => passed.as_secs_f64(),
+        Err(e) => -e.duration().as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::discovery::SlotMap;
+    use crate::cluster::topology::NodeAddr;
+    use crate::credentials::{Credential, Secret};
+    use prometheus::TextEncoder;
+    use std::time::Duration;
+
+    fn scrape(state: CredentialState, topology: Option<Arc<Topology>>) -> String {
+        let status = WatcherStatus { refreshes: 5, failures: 2, ..WatcherStatus::default() };
+        let sources = ControlSources {
+            credentials: watch::channel(state).1,
+            topology: watch::channel(topology).1,
+            watcher: watch::channel(status).1,
+            credential_counts: Arc::new(|| {
+                vec![SourceCounts { source: "gcloud", refreshes: 3, failures: 1 }]
+            }),
+            started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1000),
+        };
+        let registry = registry(vec![Arc::default()], sources).unwrap();
+        TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+    }
+
+    fn value(text: &str, name: &str) -> Option<f64> {
+        let line = text.lines().find_map(|l| l.strip_prefix(&format!("memorystore_proxy_{name} ")));
+        line.map(|v| v.parse().unwrap())
+    }
+
+    #[test]
+    fn credential_and_map_are_read_at_scrape() {
+        let now = SystemTime::now();
+        let credential = Arc::new(Credential {
+            username: "default".into(),
+            secret: Secret::new("ya29.hidden".to_owned()),
+            expires_at: Some(now + Duration::from_secs(600)),
+            obtained_at: now - Duration::from_secs(60),
+            generation: 2,
+            source: "gcloud",
+        });
+        let addr = NodeAddr { host: "10.9.8.7".into(), port: 6379 };
+        let topology = SlotMap::standalone(&addr).into_topology(4);
+        let ready = CredentialState::Ready { credential, refresh_error: None };
+        let text = scrape(ready, Some(Arc::new(topology)));
+        let close = |name, expected: f64| {
+            let got = value(&text, name).unwrap();
+            assert!((got - expected).abs() < 30.0, "{name} {got}");
+        };
+        close("token_age_seconds", 60.0);
+        close("token_expires_in_seconds", 600.0);
+        assert_eq!(value(&text, "token_usable"), Some(1.0));
+        assert_eq!(value(&text, "token_refreshes_total{source=\"gcloud\"}"), Some(3.0));
+        assert_eq!(value(&text, "token_refresh_failures_total{source=\"gcloud\"}"), Some(1.0));
+        assert_eq!(value(&text, "topology_epoch"), Some(4.0));
+        assert_eq!(value(&text, "topology_slots_covered"), Some(16384.0));
+        assert_eq!(value(&text, "topology_refreshes_total"), Some(5.0));
+        assert_eq!(value(&text, "topology_refresh_failures_total"), Some(2.0));
+        assert_eq!(value(&text, "start_time_seconds"), Some(1000.0));
+        assert!(text.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")));
+        assert!(!text.contains("ya29") && !text.contains("10.9.8.7"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_absent_or_zero() {
+        let text = scrape(CredentialState::Failed { error: "no".into() }, None);
+        assert_eq!(value(&text, "token_usable"), Some(0.0));
+        assert_eq!(value(&text, "token_age_seconds"), None);
+        assert_eq!(value(&text, "topology_epoch"), Some(0.0));
+        assert_eq!(value(&scrape(CredentialState::NotNeeded, None), "token_usable"), Some(1.0));
+    }
+}

@@ -1,0 +1,4 @@
+//! What the proxy tells of itself: metrics and logs.
+
+pub mod control;
+pub mod metrics;
