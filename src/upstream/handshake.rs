@@ -121,6 +121,11 @@ impl Handshake {
 /// Types an error reply to AUTH or HELLO.
 fn refusal(step: Step, reply: &[u8]) -> Refusal {
     let text = String::from_utf8_lossy(reply.get(1..).unwrap_or_default()).trim_end().to_owned();
+    // Redis repeats the arguments of a command it does not know, and those hold the token.
+    let text = match text.find(", with args") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    };
     let kind = match classify(reply) {
         Class::WrongPass => RefusalKind::WrongPass,
         Class::NoAuth => RefusalKind::NoAuth,

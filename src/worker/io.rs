@@ -21,12 +21,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::buffer::{ByteQueue, MAX_SLICES};
+use crate::cluster::refresh::Reason;
 use crate::key::Key;
 use crate::net;
 use crate::session::core::Profile;
 use crate::upstream::pipe::State;
 
-use super::hub::{Counters, Dial, Hub, RefreshReason, Work};
+use super::hub::{Counters, Dial, Hub, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
 
 /// Size of a worker's read buffer: the most one read takes (bytes).
@@ -35,7 +36,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// What a worker asks of the control thread.
 pub trait Control: Send + Sync {
     /// A fresh slot map is wanted.
-    fn refresh(&self, reason: RefreshReason);
+    fn refresh(&self, reason: Reason);
     /// A node refused the credential of this generation.
     fn credential_rejected(&self, generation: u64);
     /// The worker's counters, once a turn.

@@ -7,8 +7,8 @@ pub mod hub;
 pub mod io;
 pub mod socket;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ pub struct Feeds {
 pub struct Worker {
     messages: mpsc::UnboundedSender<Message>,
     sessions: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    ended: CancellationToken,
 }
 
 impl Worker {
@@ -79,13 +80,17 @@ impl Worker {
             .max_io_events_per_tick(2048)
             .build()?;
         let gauge = sessions.clone();
+        let ended = CancellationToken::new();
+        // Cancelled when the thread is gone, by a panic too.
+        let guard = ended.clone().drop_guard();
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let _guard = guard;
                 let local = tokio::task::LocalSet::new();
                 local
                     .block_on(&runtime, serve(settings, feeds, control, inbox, gauge, stop, grace));
             })?;
-        Ok(Self { messages, sessions, thread: Some(thread) })
+        Ok(Self { messages, sessions, thread: Mutex::new(Some(thread)), ended })
     }
 
     /// Clients this worker serves, those on their way included.
@@ -108,9 +113,15 @@ impl Worker {
         status.await.unwrap_or_default()
     }
 
+    /// True when the thread has ended, for whatever reason.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
     /// Waits for the thread, which must have been told to stop.
-    pub fn join(&mut self) {
-        if let Some(thread) = self.thread.take()
+    pub fn join(&self) {
+        let thread = self.thread.lock().ok().and_then(|mut t| t.take());
+        if let Some(thread) = thread
             && thread.join().is_err()
         {
             tracing::error!("a worker thread ended by a panic; this is a bug, please report it");

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::cluster::refresh::Reason;
 use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
 use crate::key::{Arena, Key};
@@ -55,17 +56,6 @@ pub struct Settings {
     pub max_client_output: usize,
 }
 
-/// Why a fresh slot map is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RefreshReason {
-    /// A node answered MOVED to this address.
-    Moved(NodeAddr),
-    /// A connection to a node was lost or could not be made.
-    NodeLost,
-    /// CLUSTERDOWN, READONLY, MASTERDOWN, or a slot without owner.
-    ClusterDown,
-}
-
 /// A connection to be made.
 #[derive(Debug)]
 pub struct Dial {
@@ -89,7 +79,7 @@ pub struct Work {
     /// Pipes that are gone: their sockets are to be dropped.
     pub hangups: Vec<Key>,
     /// A fresh slot map is wanted.
-    pub refresh: Option<RefreshReason>,
+    pub refresh: Option<Reason>,
     /// This credential generation was refused: a new token is wanted.
     pub rejected_credential: Option<u64>,
 }
@@ -120,7 +110,10 @@ pub struct Counters {
     pub upstream_bytes_out: u64,
     pub upstream_writes: u64,
     pub client_writes: u64,
-    pub dials: u64,
+    pub clients: u64,
+    pub dials_ok: u64,
+    pub pipes_connecting: u64,
+    pub pipes_ready: u64,
     pub dials_failed: u64,
     pub auth_ok: u64,
     pub auth_wrongpass: u64,
@@ -246,6 +239,7 @@ impl Hub {
     /// A client connected.
     pub fn client_open(&mut self, profile: Profile) -> Key {
         let epoch = self.epoch;
+        self.counters.clients += 1;
         self.sessions.insert_with(|key| Session::new(key, profile, epoch))
     }
 

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::cluster::refresh::Reason;
 use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::CredentialState;
 use crate::key::Key;
@@ -18,7 +19,7 @@ use crate::upstream::handshake::{Handshake, Refusal, RefusalKind, auth_frame};
 use crate::upstream::pipe::{Entry, Pipe, Purpose, Returned, State};
 
 use super::request::entry;
-use super::{Alarm, Dial, Hub, RefreshReason, Troubled};
+use super::{Alarm, Dial, Hub, Troubled};
 
 /// A node that was ever named by the cluster.
 #[derive(Debug)]
@@ -145,6 +146,7 @@ impl Hub {
         }
         let now = self.now;
         let key = self.pipes.insert_with(|_| Pipe::new(node, version, false, now));
+        self.counters.pipes_connecting += 1;
         self.nodes[at].pipes[version.index()] = key;
         self.try_dial(key);
         key
@@ -171,7 +173,6 @@ impl Hub {
         }
         pipe.state = State::Dialing;
         pipe.progress_at = self.now;
-        self.counters.dials += 1;
         self.work.dials.push(Dial { pipe: key, addr: node.addr.clone() });
     }
 
@@ -181,6 +182,7 @@ impl Hub {
         let Some(pipe) = self.pipes.get_mut(key) else {
             return;
         };
+        self.counters.dials_ok += 1;
         let (handshake, bytes) =
             Handshake::begin(pipe.version, credential.as_deref(), pipe.readonly);
         pipe.control = bytes;
@@ -203,6 +205,8 @@ impl Hub {
         };
         pipe.state = State::Ready;
         pipe.progress_at = self.now;
+        self.counters.pipes_connecting -= 1;
+        self.counters.pipes_ready += 1;
         if pipe.credential != 0 {
             self.counters.auth_ok += 1;
         }
@@ -265,7 +269,9 @@ impl Hub {
 
     /// A connection could not be made or authenticated: back off, and give the commands back.
     pub(super) fn dial_failed(&mut self, key: Key, cause: &str) {
-        self.counters.dials_failed += 1;
+        if matches!(self.pipes.get(key).map(|p| &p.state), Some(State::Dialing)) {
+            self.counters.dials_failed += 1;
+        }
         let random = self.rng.f64();
         let now = self.now;
         if let Some(pipe) = self.pipes.get(key)
@@ -275,7 +281,7 @@ impl Hub {
             node.last_error = Some(cause.into());
         }
         self.drop_pipe(key, cause);
-        self.work.refresh = Some(RefreshReason::NodeLost);
+        self.work.refresh = Some(Reason::NodeLost);
     }
 
     /// The socket of a pipe is gone, or is given up: `cause` says why.
@@ -288,7 +294,7 @@ impl Hub {
                 node.last_error = Some(cause.into());
             }
             self.drop_pipe(key, cause);
-            self.work.refresh = Some(RefreshReason::NodeLost);
+            self.work.refresh = Some(Reason::NodeLost);
         } else {
             self.dial_failed(key, cause);
         }
@@ -301,6 +307,11 @@ impl Hub {
             return;
         };
         let node = pipe.node;
+        if matches!(pipe.state, State::Ready) {
+            self.counters.pipes_ready -= 1;
+        } else {
+            self.counters.pipes_connecting -= 1;
+        }
         for known in &mut self.nodes[usize::from(node)].pipes {
             if *known == key {
                 *known = Key::NONE;

@@ -4,6 +4,7 @@
 //! command ends in exactly one of: sent again, or answered with an error that says what happened.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use crate::cluster::refresh::Reason;
 use crate::command::spec::flag;
 use crate::key::Key;
 use crate::resp::request::Request;
@@ -12,7 +13,7 @@ use crate::session::redirect::{Action, Facts, Failure, Trouble, Wait, decide};
 use crate::upstream::pipe::{Entry, Purpose};
 
 use super::request::entry;
-use super::{Alarm, Hub, RefreshReason, Troubled};
+use super::{Alarm, Hub, Troubled};
 
 /// First delay of a retry with backoff (ms).
 const RETRY_MIN: u64 = 2;
@@ -95,12 +96,12 @@ impl Hub {
                     self.sessions.get(t.session).and_then(|s| s.window.slot(t.ticket, t.part));
                 let node = slot.and_then(|s| self.routes.get(usize::from(s)));
                 match node.and_then(|&n| self.nodes.get(usize::from(n))) {
-                    Some(node) => RefreshReason::Moved(node.addr.clone()),
-                    None => RefreshReason::ClusterDown,
+                    Some(node) => Reason::Moved { slot, addr: node.addr.clone() },
+                    None => Reason::ClusterDown,
                 }
             }
-            Trouble::Lost { .. } => RefreshReason::NodeLost,
-            _ => RefreshReason::ClusterDown,
+            Trouble::Lost { .. } => Reason::NodeLost,
+            _ => Reason::ClusterDown,
         };
         self.work.refresh = Some(reason);
     }
