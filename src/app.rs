@@ -16,10 +16,12 @@ use crate::admin::state::{AppState, Lifecycle, NodeStatus, Soon, StatusSource};
 use crate::cluster::refresh::Reason;
 use crate::cluster::watcher::{self, WatcherHandle};
 use crate::config::{Config, Endpoint};
+use crate::credentials::sources::SourceKind;
 use crate::credentials::task::{self, CredentialHandle};
+use crate::env::Environment;
 use crate::error::Error;
 use crate::listener::{self, Reception};
-use crate::telemetry::control::{ControlSources, registry};
+use crate::telemetry::control::{ControlSources, SourceCounts, registry};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::worker::hub::{Counters, Settings};
 use crate::worker::io::Control;
@@ -38,15 +40,15 @@ const MAX_CLIENT_OUTPUT: usize = 256 << 20;
 ///
 /// # Errors
 /// What could not be had at start: an address, a thread, a name.
-pub fn run(config: Config) -> Result<(), Error> {
+pub fn run(config: Config, env: Environment) -> Result<(), Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::runtime("cannot start the control thread", e))?
-        .block_on(serve(config))
+        .block_on(serve(config, env))
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let seeds = match config.endpoint.clone() {
         Endpoint::Seeds(seeds) => seeds,
         Endpoint::Resource(name) => {
@@ -58,7 +60,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     };
     let address = (config.listen.address, config.listen.port).into();
     let tcp = listener::bind_tcp(address).map_err(|e| {
-        Error::runtime(format!("cannot listen on {address} (--address, --port; --port=0 takes a free one)"), e)
+        Error::runtime(
+            format!("cannot listen on {address} (--address, --port; --port=0 takes a free one)"),
+            e,
+        )
     })?;
     let bound = tcp.local_addr().map_err(|e| Error::runtime("cannot read the bound address", e))?;
     let unix = match &config.listen.unix_socket {
@@ -68,16 +73,29 @@ async fn serve(config: Config) -> Result<(), Error> {
         })?),
     };
 
-    let credentials = task::spawn(&config);
+    let options = task::Options::new(config.upstream_username.clone(), config.auth_backoff);
+    let credentials = task::start(&config.credential_source, options, &env);
     let watcher = start_watcher(&config, seeds, &credentials);
     let stop = CancellationToken::new();
-    let metrics: Vec<Arc<WorkerMetrics>> = (0..config.threads.get()).map(|_| Arc::default()).collect();
+    let metrics: Vec<Arc<WorkerMetrics>> =
+        (0..config.threads.get()).map(|_| Arc::default()).collect();
     let workers = Arc::new(start_workers(&config, &metrics, &credentials, &watcher, &stop)?);
 
     let mut listeners = vec![bound.to_string()];
-    listeners.extend(config.listen.unix_socket.iter().map(|u| format!("unix:{}", u.path.display())));
+    listeners
+        .extend(config.listen.unix_socket.iter().map(|u| format!("unix:{}", u.path.display())));
     let lifecycle = Arc::new(Lifecycle::default());
-    let http = start_http(&config, &metrics, &credentials, &watcher, &lifecycle, &workers, &listeners, &stop).await?;
+    let http = start_http(
+        &config,
+        &metrics,
+        &credentials,
+        &watcher,
+        &lifecycle,
+        &workers,
+        &listeners,
+        &stop,
+    )
+    .await?;
 
     let reception = Arc::new(Reception::new(workers.clone()));
     let mut accepting = tokio::task::JoinSet::new();
@@ -130,7 +148,7 @@ fn start_watcher(
     let rejected = credentials.clone();
     watcher::spawn(
         seeds,
-        credentials.watch(),
+        credentials.watch.clone(),
         watcher::Settings {
             topology_refresh: config.topology_refresh,
             connect_timeout: config.connect_timeout,
@@ -168,7 +186,7 @@ fn start_workers(
                 metrics: metrics.clone(),
             });
             let feeds =
-                Feeds { topology: watcher.topology.clone(), credential: credentials.watch() };
+                Feeds { topology: watcher.topology.clone(), credential: credentials.watch.clone() };
             Worker::start(i, settings.clone(), feeds, control, stop.clone(), GRACE)
                 .map_err(|e| Error::runtime("cannot start a worker thread (--threads)", e))
         })
@@ -197,12 +215,21 @@ async fn start_http(
         tracing::info!(%address, "serving health checks and metrics");
     }
     let registry = if config.http.prometheus {
-        let counts = credentials.clone();
+        let counts = credentials.counters.clone();
         let sources = ControlSources {
-            credentials: credentials.watch(),
+            credentials: credentials.watch.clone(),
             topology: watcher.topology.clone(),
             watcher: watcher.status.clone(),
-            credential_counts: Arc::new(move || counts.counts()),
+            credential_counts: Arc::new(move || {
+                SourceKind::ALL
+                    .into_iter()
+                    .map(|kind| SourceCounts {
+                        source: kind.name(),
+                        refreshes: counts.refreshes(kind),
+                        failures: counts.failures(kind),
+                    })
+                    .collect()
+            }),
             started_at,
         };
         let registry = registry(metrics.to_vec(), sources)
@@ -212,7 +239,7 @@ async fn start_http(
         None
     };
     let state = AppState {
-        credentials: credentials.watch(),
+        credentials: credentials.watch.clone(),
         topology: watcher.topology.clone(),
         watcher: watcher.status.clone(),
         lifecycle: lifecycle.clone(),
@@ -265,7 +292,8 @@ impl Control for Line {
         m.error_replies_protocol.set(c.protocol_errors);
         m.error_replies_output_limit.set(c.output_limit);
         m.error_replies_other.set(
-            c.error_replies.saturating_sub(c.fail_deadline + c.fail_maybe_executed + c.fail_redirects),
+            c.error_replies
+                .saturating_sub(c.fail_deadline + c.fail_maybe_executed + c.fail_redirects),
         );
         m.dials_ok.set(c.dials_ok);
         m.dials_failed.set(c.dials_failed);

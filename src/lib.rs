@@ -22,11 +22,17 @@
 //! and sockets.
 
 pub mod admin;
+pub mod app;
+pub mod args;
 pub mod buffer;
 pub mod cluster;
 pub mod command;
+pub mod config;
 pub mod credentials;
+pub mod env;
+pub mod error;
 pub mod key;
+pub mod listener;
 pub mod net;
 pub mod resp;
 pub mod session;

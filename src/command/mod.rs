@@ -9,3 +9,4 @@ pub mod merge;
 pub mod slot;
 pub mod spec;
 pub mod split;
+pub mod table;

@@ -74,6 +74,8 @@ fn classify_error(line: &[u8]) -> Class {
         b"LOADING" => Class::Loading,
         b"READONLY" => Class::ReadonlyReplica,
         b"MASTERDOWN" => Class::MasterDown,
+        // A blocked command whose node became a replica; CLIENT UNBLOCK has another text.
+        b"UNBLOCKED" if contains(line, b"force unblock") => Class::ReadonlyReplica,
         b"NOAUTH" => Class::NoAuth,
         b"WRONGPASS" => Class::WrongPass,
         // Google's texts differ between products; the code in parentheses does not.

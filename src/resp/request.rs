@@ -72,6 +72,18 @@ impl<'a> Request<'a> {
     }
 }
 
+impl crate::command::keys::Args for Request<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.args.len()
+    }
+
+    #[inline]
+    fn get(&self, i: usize) -> &[u8] {
+        self.arg(i)
+    }
+}
+
 /// Finds the arguments of a frame known to be whole and valid.
 pub fn fill_args(frame: &[u8], args: &mut Vec<ArgRange>) {
     args.clear();

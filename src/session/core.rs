@@ -13,6 +13,7 @@ use crate::resp::Version;
 use crate::resp::scan::RequestScanner;
 
 use super::fence::Fences;
+use super::transaction::Transaction;
 use super::window::{NO_SLOT, Reply, Window};
 
 /// Most commands a session may have without reply before its socket is not read any more.
@@ -30,6 +31,17 @@ pub enum Closing {
     AfterReplies,
     /// It ends now; what is buffered is dropped.
     Now,
+}
+
+/// What a session's own connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseUse {
+    /// A blocking command: over with its reply, or when the client hangs up.
+    Blocking,
+    /// One command; over with its reply.
+    OneCommand,
+    /// WATCH: until EXEC, DISCARD or UNWATCH.
+    Watch,
 }
 
 /// Who the client says it is; cold.
@@ -70,6 +82,16 @@ pub struct Session {
     barrier: Option<(u32, u32)>,
     /// A command waits until all replies before it are flushed (e.g. HELLO 3).
     pub waits_for_empty: bool,
+    /// A command runs alone: nothing is parsed until it is answered.
+    pub alone: bool,
+    /// MULTI was said: commands are gathered.
+    pub transaction: Option<Box<Transaction>>,
+    /// Slot of the keys it WATCHes, on its lease.
+    pub watched_slot: Option<u16>,
+    /// A connection of its own.
+    pub lease: Option<Key>,
+    /// What the lease is for.
+    pub lease_use: LeaseUse,
     /// How it ends.
     pub closing: Closing,
     /// Who the client is.
@@ -94,6 +116,11 @@ impl Session {
             epoch,
             barrier: None,
             waits_for_empty: false,
+            alone: false,
+            transaction: None,
+            watched_slot: None,
+            lease: None,
+            lease_use: LeaseUse::OneCommand,
             closing: Closing::No,
             profile: Box::new(profile),
             dirty: false,
@@ -105,6 +132,7 @@ impl Session {
     #[inline]
     pub fn may_parse(&self) -> bool {
         self.closing == Closing::No
+            && !self.alone
             && !(self.waits_for_empty && !self.window.is_empty())
             && self.window.len() < MAX_PENDING
             && self.window.request_bytes() < MAX_IN_FLIGHT_BYTES

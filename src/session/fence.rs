@@ -33,6 +33,8 @@ pub struct Held {
     pub part: u16,
     /// The request.
     pub frame: Bytes,
+    /// Replies it brings, the last of which counts.
+    pub replies: u32,
     /// Where it goes.
     pub target: Target,
     /// Not before this time (ms of the worker's clock).
@@ -191,7 +193,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn held(ticket: u32) -> Held {
-        Held { ticket, part: 0, frame: Bytes::new(), target: Target::Route, not_before: 0 }
+        Held {
+            ticket,
+            part: 0,
+            frame: Bytes::new(),
+            replies: 1,
+            target: Target::Route,
+            not_before: 0,
+        }
     }
 
     /// A node pair around one slot: commands run when the node they reach accepts them.

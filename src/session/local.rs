@@ -53,6 +53,22 @@ pub fn blocks(row: &Row, request: &Request<'_>) -> bool {
         .any(|a| a.eq_ignore_ascii_case(b"BLOCK"))
 }
 
+/// How long a blocking command may block, in ms; 0: for ever; `None`: it is not well formed.
+pub fn block_timeout_ms(row: &Row, request: &Request<'_>) -> Option<u64> {
+    let seconds = |text: &[u8]| -> Option<u64> {
+        let s: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+        (s >= 0.0 && s < 1e15).then(|| (s * 1000.0).ceil() as u64)
+    };
+    match row.name {
+        "blmpop" | "bzmpop" => seconds(request.arg(1)),
+        "xread" | "xreadgroup" => {
+            let at = (1..request.len()).find(|&i| request.arg(i).eq_ignore_ascii_case(b"BLOCK"))?;
+            u64::try_from(parse_int(request.arg(at + 1))?).ok()
+        }
+        _ => seconds(request.arg(request.len().checked_sub(1)?)),
+    }
+}
+
 /// The error reply for a command the proxy cannot carry yet.
 pub fn not_supported(row: &Row) -> String {
     format!(

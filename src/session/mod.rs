@@ -7,4 +7,5 @@ pub mod core;
 pub mod fence;
 pub mod local;
 pub mod redirect;
+pub mod transaction;
 pub mod window;

@@ -62,12 +62,14 @@ pub struct Leg {
     pub attempts: u8,
     /// How many redirects it followed.
     pub redirects: u8,
+    /// It goes on the session's own connection, not on a shared one.
+    pub leased: bool,
 }
 
 impl Leg {
     /// Not sent yet.
     pub fn new(slot: u16, pipe: Key) -> Self {
-        Self { pipe, slot, attempts: 0, redirects: 0 }
+        Self { pipe, slot, attempts: 0, redirects: 0, leased: false }
     }
 }
 

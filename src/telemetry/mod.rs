@@ -1,4 +1,5 @@
 //! What the proxy tells of itself: metrics and logs.
 
 pub mod control;
+pub mod logs;
 pub mod metrics;

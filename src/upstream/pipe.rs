@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::buffer::ByteQueue;
 use crate::key::Key;
 use crate::resp::Version;
+use crate::resp::reply::Class;
 use crate::resp::request::Request;
 use crate::resp::scan::{ReplyError, ReplyScan, ReplyScanner};
 
@@ -44,6 +45,11 @@ pub struct Entry {
     pub purpose: Purpose,
     /// Length of the request in bytes.
     pub len: u32,
+    /// Replies that are due: more than one for a block (MULTI … EXEC, ASKING and its command), of
+    /// which the last is the one that counts.
+    pub due: u32,
+    /// Replies the whole entry brings; `due` counts them down.
+    pub replies: u32,
 }
 
 /// A request taken back from a pipe that will not answer it.
@@ -96,6 +102,12 @@ pub struct Pipe {
     pub credential: u64,
     /// An in-band AUTH is in flight.
     pub reauthenticating: bool,
+    /// It belongs to one session while that needs it (blocking, WATCH).
+    pub lease: bool,
+    /// A blocking command is in flight: it may stay silent until this time (ms).
+    pub silent_until: u64,
+    /// What a node refused within the block whose replies are coming in.
+    pub refused_in_block: Option<(Class, Box<[u8]>)>,
     /// It has been queued for writing and not yet been served.
     pub dirty: bool,
 }
@@ -117,6 +129,9 @@ impl Pipe {
             progress_at: now,
             credential: 0,
             reauthenticating: false,
+            lease: false,
+            silent_until: 0,
+            refused_in_block: None,
             dirty: false,
         }
     }
@@ -200,7 +215,19 @@ impl Pipe {
         self.scanner.scan(buf)
     }
 
-    /// The entry the next reply belongs to. Its request's bytes stay until [`Pipe::release`].
+    /// Takes one reply of a block off; false when the next reply is an entry's last.
+    #[inline]
+    pub fn take_inner(&mut self) -> bool {
+        match self.inflight.front_mut() {
+            Some(entry) if entry.due > 1 => {
+                entry.due -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The entry whose last reply comes next. Its request's bytes stay until [`Pipe::release`].
     #[inline]
     pub fn pop(&mut self) -> Option<Entry> {
         self.inflight.pop_front()
@@ -246,6 +273,7 @@ impl Pipe {
         self.scanner = ReplyScanner::default();
         self.control.clear();
         self.reauthenticating = false;
+        self.refused_in_block = None;
         self.state = State::Backoff;
         returned
     }
@@ -266,7 +294,15 @@ mod tests {
     use crate::resp::encode;
 
     fn entry(ticket: u32) -> Entry {
-        Entry { session: Key::new(1, 1), ticket, part: 0, purpose: Purpose::Forward, len: 0 }
+        Entry {
+            session: Key::new(1, 1),
+            ticket,
+            part: 0,
+            purpose: Purpose::Forward,
+            len: 0,
+            due: 1,
+            replies: 1,
+        }
     }
 
     fn frame(i: usize) -> Bytes {

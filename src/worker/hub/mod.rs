@@ -10,6 +10,8 @@
 //! side; one owner needs neither, and a whole worker can be driven in a unit test.)
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod exclusive;
+mod lease;
 mod nodes;
 mod reply;
 mod request;
@@ -29,7 +31,7 @@ use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
 use crate::key::{Arena, Key};
 use crate::resp::request::ArgRange;
-use crate::session::core::{Closing, Profile, Session};
+use crate::session::core::{Closing, LeaseUse, Profile, Session};
 use crate::session::fence::Held;
 use crate::session::redirect::Trouble;
 use crate::upstream::pipe::Pipe;
@@ -143,6 +145,7 @@ struct Troubled {
     ticket: u32,
     part: u16,
     frame: Bytes,
+    replies: u32,
     trouble: Trouble,
     /// Node that answered, or was lost.
     node: u16,
@@ -193,6 +196,9 @@ pub struct Hub {
     /// Events counted so far.
     pub counters: Counters,
 }
+
+/// Bytes read ahead while a command runs alone.
+const MAX_READ_AHEAD: usize = 64 * 1024;
 
 /// How often deadlines are looked at while something is in flight.
 const TICK_MS: u64 = 100;
@@ -246,7 +252,10 @@ impl Hub {
     /// The client will send no more; it still gets the replies that are due.
     pub fn client_eof(&mut self, key: Key) {
         if let Some(s) = self.sessions.get_mut(key) {
-            if s.closing == Closing::No {
+            if s.alone && s.lease_use == LeaseUse::Blocking {
+                // As a server does: nobody is there to take the element.
+                s.closing = Closing::Now;
+            } else if s.closing == Closing::No {
                 s.closing = Closing::AfterReplies;
             }
             self.mark_session(key);
@@ -263,7 +272,10 @@ impl Hub {
 
     /// The client's connection is gone.
     pub fn client_gone(&mut self, key: Key) {
-        self.sessions.remove(key);
+        if let Some(lease) = self.sessions.remove(key).and_then(|s| s.lease) {
+            self.release_lease(lease, false);
+            self.settle();
+        }
     }
 
     /// The session, for the sockets' side: its `out` queue.
@@ -278,7 +290,10 @@ impl Hub {
 
     /// True while the client's socket should be read.
     pub fn wants_read(&self, key: Key) -> bool {
-        self.sessions.get(key).is_some_and(|s| !s.resuming && s.may_parse())
+        // A session that runs a command alone is read on, up to a point, so that its end is seen.
+        self.sessions.get(key).is_some_and(|s| {
+            !s.resuming && (s.may_parse() || s.alone && s.input.len() < MAX_READ_AHEAD)
+        })
     }
 
     /// Number of sessions.
@@ -387,7 +402,8 @@ impl Hub {
             busy |= pipe.in_flight() > 0;
             match pipe.state {
                 crate::upstream::pipe::State::Ready => {
-                    if pipe.awaits_reply()
+                    if self.now >= pipe.silent_until
+                        && pipe.awaits_reply()
                         && self.now.saturating_sub(pipe.progress_at) >= op_timeout
                     {
                         stalled.push((key, "no reply within --op-timeout"));

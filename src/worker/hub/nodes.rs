@@ -27,6 +27,8 @@ pub(super) struct Node {
     pub(super) addr: NodeAddr,
     /// Shared pipes by RESP version.
     pipes: [Key; 2],
+    /// Leases nobody holds, by RESP version.
+    pub(super) idle: [Vec<Key>; 2],
     backoff: Backoff,
     next_dial: u64,
     last_error: Option<Arc<str>>,
@@ -109,6 +111,7 @@ impl Hub {
         self.nodes.push(Node {
             addr: addr.clone(),
             pipes: [Key::NONE; 2],
+            idle: [Vec::new(), Vec::new()],
             backoff: Backoff::new(self.settings.auth_backoff_min, self.settings.auth_backoff_max),
             next_dial: 0,
             last_error: None,
@@ -302,7 +305,7 @@ impl Hub {
     }
 
     /// Removes a pipe; its commands become trouble, in order.
-    fn drop_pipe(&mut self, key: Key, cause: &str) {
+    pub(super) fn drop_pipe(&mut self, key: Key, cause: &str) {
         let Some(mut pipe) = self.pipes.remove(key) else {
             return;
         };
@@ -312,10 +315,11 @@ impl Hub {
         } else {
             self.counters.pipes_connecting -= 1;
         }
-        for known in &mut self.nodes[usize::from(node)].pipes {
-            if *known == key {
-                *known = Key::NONE;
-            }
+        let known = &mut self.nodes[usize::from(node)];
+        if pipe.lease {
+            known.idle[pipe.version.index()].retain(|k| *k != key);
+        } else if known.pipes[pipe.version.index()] == key {
+            known.pipes[pipe.version.index()] = Key::NONE;
         }
         self.work.hangups.push(key);
         let returned = pipe.take_back();
@@ -364,6 +368,7 @@ impl Hub {
                 ticket: r.entry.ticket,
                 part: r.entry.part,
                 frame: r.frame,
+                replies: r.entry.replies,
                 trouble: Trouble::Lost { sent: r.sent },
                 node,
                 ask: None,

@@ -120,10 +120,19 @@ impl Hub {
         if let State::Handshaking(_) = p.state {
             return self.handshake_reply(key, reply.as_slice());
         }
+        if p.take_inner() {
+            // A reply inside a block: +OK, +QUEUED, or the reason why the block will be refused.
+            if first == Some(b'-') && p.refused_in_block.is_none() {
+                let line = reply.as_slice();
+                p.refused_in_block = Some((classify(line), line.into()));
+            }
+            return Ok(());
+        }
         let Some(entry) = p.pop() else {
             return Err(Broken::Unasked);
         };
         if entry.purpose == Purpose::Forward && first != Some(b'-') {
+            p.refused_in_block = None;
             p.release(&entry);
             self.deliver(&entry, reply);
             return Ok(());
@@ -160,7 +169,9 @@ impl Hub {
             s.dirty = true;
             self.work.sessions.push(entry.session);
         }
-        if !s.resuming && !s.input.is_empty() && s.may_resume() {
+        if s.alone && s.window.is_empty() {
+            self.end_alone(entry.session);
+        } else if !s.resuming && !s.input.is_empty() && s.may_resume() {
             s.resuming = true;
             self.resuming.push(entry.session);
         }
@@ -180,7 +191,11 @@ impl Hub {
                 self.reauthenticated(key, reply.as_slice());
             }
             Purpose::Forward => {
-                let class = classify(reply.as_slice());
+                let (class, line) = match p.refused_in_block.take() {
+                    // EXECABORT follows; the reason is what counts.
+                    Some((class, line)) if Trouble::of(&class).is_some() => (class, Some(line)),
+                    _ => (classify(reply.as_slice()), None),
+                };
                 let Some(trouble) = Trouble::of(&class) else {
                     p.release(&entry);
                     self.deliver(&entry, reply);
@@ -193,7 +208,8 @@ impl Hub {
                     self.deliver(&entry, reply);
                     return;
                 };
-                self.rejected(key, &entry, frame, &class, trouble, reply.as_slice());
+                let line = line.as_deref().unwrap_or(reply.as_slice());
+                self.rejected(key, &entry, frame, &class, trouble, line);
             }
         }
     }
@@ -244,6 +260,7 @@ impl Hub {
             ticket: entry.ticket,
             part: entry.part,
             frame,
+            replies: entry.replies,
             trouble,
             node,
             ask,
@@ -285,7 +302,7 @@ impl Hub {
         self.counters.error_replies += 1;
         let mut line = Vec::new();
         crate::resp::encode::error(&mut line, text);
-        let entry = Entry { session, ticket, part, purpose: Purpose::Forward, len: 0 };
+        let entry = super::request::entry(session, ticket, part);
         self.deliver(&entry, Reply::Borrowed(&line));
     }
 

@@ -184,7 +184,12 @@ impl Hub {
         if request.is_empty() {
             return true;
         }
-        let Some(row) = find_row(request) else {
+        let row = find_row(request);
+        if self.sessions.get(key).is_some_and(|s| s.transaction.is_some()) {
+            self.counters.commands += 1;
+            return self.request_in_multi(key, row, request);
+        }
+        let Some(row) = row else {
             // Newer servers and modules know more names than we do; the server's word counts. The
             // cluster itself answers MOVED if the first argument is a key of another node.
             self.counters.commands += 1;
@@ -192,13 +197,15 @@ impl Hub {
                 0 | 1 => NO_SLOT,
                 _ => crate::command::slot::slot(request.arg(1)),
             };
-            self.dispatch(key, None, slot, request);
+            self.dispatch(key, None, slot, request, 1);
             return true;
         };
         match row.handler {
             Handler::Forward | Handler::Script | Handler::Split => self.forward(key, row, request),
             Handler::Blocking if !local::blocks(row, request) => self.forward(key, row, request),
             Handler::Local(what) => return self.local(key, row, what, request),
+            Handler::Transaction(what) => return self.transaction(key, row, what, request),
+            Handler::Blocking => return self.blocking(key, row, request),
             _ => {
                 let text = local::not_supported(row);
                 self.refuse(key, &text);
@@ -222,10 +229,10 @@ impl Hub {
                 return;
             }
         };
-        self.dispatch(key, Some(row), slot, request);
+        self.dispatch(key, Some(row), slot, request, 1);
     }
 
-    fn is_standalone(&self) -> bool {
+    pub(super) fn is_standalone(&self) -> bool {
         self.topology.as_ref().is_some_and(|t| t.mode == Mode::Standalone)
     }
 
@@ -241,7 +248,7 @@ impl Hub {
     }
 
     /// A command the proxy answers itself.
-    fn local(
+    pub(super) fn local(
         &mut self,
         key: Key,
         row: &'static Row,
@@ -282,7 +289,14 @@ impl Hub {
 
     /// Gives the command a ticket and queues it on the pipe of its slot, or behind a fence.
     #[inline]
-    fn dispatch(&mut self, key: Key, row: Option<&'static Row>, slot: u16, request: &Request<'_>) {
+    pub(super) fn dispatch(
+        &mut self,
+        key: Key,
+        row: Option<&'static Row>,
+        slot: u16,
+        request: &Request<'_>,
+        replies: u32,
+    ) {
         let place = self.place(key, slot);
         let Some(s) = self.sessions.get_mut(key) else {
             return;
@@ -290,18 +304,20 @@ impl Hub {
         let pipe = if let Place::Pipe(pipe) = place { pipe } else { Key::NONE };
         let ticket = s.window.open(row, slot, pipe, request.frame.len(), self.now);
         match place {
-            Place::Pipe(pipe) => self.push(pipe, entry(key, ticket, 0), request),
-            Place::Behind(outstanding) => {
-                self.hold(key, slot, held(ticket, 0, request.to_bytes()), outstanding);
+            Place::Pipe(pipe) => {
+                self.push(pipe, block_entry(key, ticket, 0, replies), request);
             }
-            Place::Nowhere => self.no_route(key, ticket, 0, request.to_bytes()),
+            Place::Behind(outstanding) => {
+                self.hold(key, slot, held(ticket, 0, request.to_bytes(), replies), outstanding);
+            }
+            Place::Nowhere => self.no_route(key, ticket, 0, request.to_bytes(), replies),
         }
     }
 
     /// Splits a multi-key command whose keys lie in several slots.
     fn dispatch_split(&mut self, key: Key, row: &'static Row, request: &Request<'_>) {
         let Some(split) = split::split(row.name, request) else {
-            return self.dispatch(key, Some(row), NO_SLOT, request);
+            return self.dispatch(key, Some(row), NO_SLOT, request, 1);
         };
         let mut frames = std::mem::take(&mut self.scratch);
         frames.clear();
@@ -344,17 +360,19 @@ impl Hub {
                     self.push(pipe, entry(key, ticket, part), &Request::new(frame, None, &[]));
                 }
                 Place::Behind(outstanding) => {
-                    let held = held(ticket, part, Bytes::copy_from_slice(frame));
+                    let held = held(ticket, part, Bytes::copy_from_slice(frame), 1);
                     self.hold(key, slot, held, outstanding);
                 }
-                Place::Nowhere => self.no_route(key, ticket, part, Bytes::copy_from_slice(frame)),
+                Place::Nowhere => {
+                    self.no_route(key, ticket, part, Bytes::copy_from_slice(frame), 1)
+                }
             }
         }
     }
 
     /// Queues a request on a pipe.
     #[inline]
-    fn push(&mut self, pipe: Key, entry: Entry, request: &Request<'_>) {
+    pub(super) fn push(&mut self, pipe: Key, entry: Entry, request: &Request<'_>) {
         if let Some(p) = self.pipes.get_mut(pipe) {
             p.push(entry, request, self.now);
             if !p.dirty && p.wants_write() {
@@ -399,12 +417,20 @@ impl Hub {
     }
 
     #[cold]
-    fn no_route(&mut self, key: Key, ticket: u32, part: u16, frame: Bytes) {
+    pub(super) fn no_route(
+        &mut self,
+        key: Key,
+        ticket: u32,
+        part: u16,
+        frame: Bytes,
+        replies: u32,
+    ) {
         self.troubled.push(super::Troubled {
             session: key,
             ticket,
             part,
             frame,
+            replies,
             trouble: crate::session::redirect::Trouble::NoRoute,
             node: UNASSIGNED,
             ask: None,
@@ -423,20 +449,25 @@ enum Place {
     Nowhere,
 }
 
-fn held(ticket: u32, part: u16, frame: Bytes) -> Held {
-    Held { ticket, part, frame, target: Target::Route, not_before: 0 }
+fn held(ticket: u32, part: u16, frame: Bytes, replies: u32) -> Held {
+    Held { ticket, part, frame, replies, target: Target::Route, not_before: 0 }
 }
 
 /// An entry whose reply goes to a session's window.
 pub(super) fn entry(session: Key, ticket: u32, part: u16) -> Entry {
-    Entry { session, ticket, part, purpose: Purpose::Forward, len: 0 }
+    block_entry(session, ticket, part, 1)
+}
+
+/// An entry that brings several replies, of which the last goes to a session's window.
+pub(super) fn block_entry(session: Key, ticket: u32, part: u16, replies: u32) -> Entry {
+    Entry { session, ticket, part, purpose: Purpose::Forward, len: 0, due: replies, replies }
 }
 
 /// The table row of a request: of the subcommand, when the command is a container.
 #[inline]
 fn find_row(request: &Request<'_>) -> Option<&'static Row> {
     let row = lookup::command(request.arg(0))?;
-    if row.is_container() && request.len() > 1 {
+    if row.container && request.len() > 1 {
         return Some(lookup::subcommand(row, request.arg(1)).unwrap_or(row));
     }
     Some(row)

@@ -5,14 +5,15 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::cluster::refresh::Reason;
-use crate::command::spec::flag;
+use crate::cluster::topology::UNASSIGNED;
+use crate::command::spec::{Handler, Transaction, flag};
 use crate::key::Key;
 use crate::resp::request::Request;
 use crate::session::fence::{Held, Ready, Target};
 use crate::session::redirect::{Action, Facts, Failure, Trouble, Wait, decide};
 use crate::upstream::pipe::{Entry, Purpose};
 
-use super::request::entry;
+use super::request::{block_entry, entry};
 use super::{Alarm, Hub, Troubled};
 
 /// First delay of a retry with backoff (ms).
@@ -23,15 +24,26 @@ const RETRY_MAX: u64 = 300;
 
 impl Hub {
     /// One troubled command.
-    pub(super) fn handle(&mut self, t: Troubled) {
+    pub(super) fn handle(&mut self, mut t: Troubled) {
         let expired = self.is_expired(t.session, t.ticket);
         let Some(s) = self.sessions.get_mut(t.session) else {
             return;
         };
         let readonly = s.window.row(t.ticket).is_some_and(|r| r.flags & flag::READONLY != 0);
+        let is_exec = s
+            .window
+            .row(t.ticket)
+            .is_some_and(|r| r.handler == Handler::Transaction(Transaction::Exec));
         let Some(p) = s.window.leg_mut(t.ticket, t.part) else {
             return;
         };
+        if is_exec && p.leased && t.trouble != (Trouble::Lost { sent: true }) {
+            return self.watched_exec_failed(t.session, t.ticket);
+        }
+        if is_exec && t.trouble == Trouble::Ask {
+            // ASKING holds for one command, not for a block: wait until the slot has arrived.
+            t.trouble = Trouble::TryAgain;
+        }
         let facts = Facts {
             readonly,
             redirects: p.redirects,
@@ -58,8 +70,14 @@ impl Hub {
                     (Trouble::Ask, Some(node)) => Target::Ask(node),
                     _ => Target::Route,
                 };
-                let held =
-                    Held { ticket: t.ticket, part: t.part, frame: t.frame, target, not_before };
+                let held = Held {
+                    ticket: t.ticket,
+                    part: t.part,
+                    frame: t.frame,
+                    replies: t.replies,
+                    target,
+                    not_before,
+                };
                 self.put_behind_fence(t.session, slot, held);
             }
         }
@@ -218,7 +236,17 @@ impl Hub {
         if self.is_expired(session, held.ticket) {
             return self.trouble_held(session, held);
         }
+        let leased = self
+            .sessions
+            .get_mut(session)
+            .and_then(|s| s.window.leg_mut(held.ticket, held.part))
+            .is_some_and(|leg| leg.leased);
         let pipe = match held.target {
+            Target::Route if leased => {
+                let node = self.routes.get(usize::from(slot)).copied();
+                node.filter(|&n| n != UNASSIGNED).map(|n| self.lease(session, n, version))
+            }
+            Target::Ask(node) if leased => Some(self.lease(session, node, version)),
             Target::Route => self.pipe_for(session, slot, version),
             Target::Ask(node) => Some(self.pipe_to(node, version)),
         };
@@ -236,7 +264,8 @@ impl Hub {
                 let asking = Entry { purpose: Purpose::Discard, ..entry(Key::NONE, 0, 0) };
                 p.push(asking, &Request::new(b"*1\r\n$6\r\nASKING\r\n", None, &[]), now);
             }
-            p.push_bytes(entry(session, held.ticket, held.part), held.frame, now);
+            let entry = block_entry(session, held.ticket, held.part, held.replies);
+            p.push_bytes(entry, held.frame, now);
         }
         self.mark_pipe(pipe);
         self.start_ticking();
@@ -248,6 +277,7 @@ impl Hub {
             ticket: held.ticket,
             part: held.part,
             frame: held.frame,
+            replies: held.replies,
             trouble: Trouble::NoRoute,
             node: u16::MAX,
             ask: None,

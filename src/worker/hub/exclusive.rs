@@ -1,0 +1,393 @@
+//! Commands that need more of a session than a place in its window: MULTI, EXEC, WATCH, and those
+//! that block.
+//!
+//! Invariant: WATCH, a blocking command, and an EXEC that ends a WATCH run alone: all replies before
+//! them are out before they start, and nothing behind them is parsed until they are answered. That
+//! is what a server does with one client, and it keeps the order between a session's lease and the
+//! shared pipes.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::cluster::topology::UNASSIGNED;
+use crate::command::keys::{self, KeySlot};
+use crate::command::spec::{Handler, Local, Row, Transaction as Tx, flag};
+use crate::key::Key;
+use crate::resp::Version;
+use crate::resp::request::Request;
+use crate::session::core::LeaseUse;
+use crate::session::local;
+use crate::session::transaction::Transaction;
+use crate::session::window::NO_SLOT;
+use crate::upstream::pipe::State;
+
+use super::Hub;
+use super::request::block_entry;
+
+const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
+
+/// Most bytes one transaction may gather before EXEC.
+const MAX_TRANSACTION: usize = 512 << 20;
+
+impl Hub {
+    /// MULTI, EXEC, DISCARD, WATCH, UNWATCH outside of a transaction. False: wait first.
+    pub(super) fn transaction(
+        &mut self,
+        key: Key,
+        row: &'static Row,
+        what: Tx,
+        request: &Request<'_>,
+    ) -> bool {
+        if !local::arity_fits(row, request.len()) {
+            self.refuse(key, &local::wrong_arity(row.name));
+            return true;
+        }
+        match what {
+            Tx::Multi => {
+                if let Some(s) = self.sessions.get_mut(key) {
+                    s.transaction = Some(Box::default());
+                    s.answer(b"+OK\r\n");
+                }
+                self.mark_session(key);
+            }
+            Tx::Exec => self.refuse(key, "ERR EXEC without MULTI"),
+            Tx::Discard => self.refuse(key, "ERR DISCARD without MULTI"),
+            Tx::Unwatch => {
+                self.unwatch(key);
+                self.ok(key);
+            }
+            Tx::Watch => return self.watch(key, row, request),
+        }
+        true
+    }
+
+    fn ok(&mut self, key: Key) {
+        if let Some(s) = self.sessions.get_mut(key) {
+            s.answer(b"+OK\r\n");
+        }
+        self.mark_session(key);
+    }
+
+    /// True when the session has to wait for the replies before this command.
+    fn must_be_alone(&mut self, key: Key) -> bool {
+        match self.sessions.get_mut(key) {
+            Some(s) if !s.window.is_empty() => {
+                s.waits_for_empty = true;
+                true
+            }
+            Some(s) => {
+                s.waits_for_empty = false;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Any command while the session is in MULTI. False: wait first.
+    pub(super) fn request_in_multi(
+        &mut self,
+        key: Key,
+        row: Option<&'static Row>,
+        request: &Request<'_>,
+    ) -> bool {
+        let Some(row) = row else {
+            // Unknown here; if the server does not know it either, EXEC will say so.
+            self.queue(key, NO_SLOT, request);
+            return true;
+        };
+        match row.handler {
+            Handler::Transaction(Tx::Exec) => return self.exec(key, row),
+            Handler::Transaction(Tx::Discard) => {
+                self.unwatch(key);
+                if let Some(s) = self.sessions.get_mut(key) {
+                    s.transaction = None;
+                }
+                self.ok(key);
+                return true;
+            }
+            Handler::Transaction(Tx::Multi) => {
+                self.refuse(key, "ERR MULTI calls can not be nested");
+                return true;
+            }
+            Handler::Transaction(Tx::Watch) => {
+                self.refuse(key, "ERR WATCH inside MULTI is not allowed");
+                return true;
+            }
+            Handler::Local(what @ (Local::Quit | Local::Reset)) => {
+                return self.local(key, row, what, request);
+            }
+            _ => {}
+        }
+        if !local::arity_fits(row, request.len()) {
+            self.refuse_queued(key, &local::wrong_arity(row.name));
+        } else if row.flags & flag::NO_MULTI != 0 {
+            self.refuse_queued(key, "ERR Command not allowed inside a transaction");
+        } else if !may_be_queued(row.handler) {
+            let text = format!(
+                "ERR memorystore-auth-proxy: '{}' concerns the connection or the whole cluster and cannot \
+                 be part of a transaction, which runs on one node",
+                row.name.replace('|', " ")
+            );
+            self.refuse_queued(key, &text);
+        } else {
+            match keys::key_slot(row, request) {
+                KeySlot::One(slot) => self.queue(key, slot, request),
+                KeySlot::None => self.queue(key, NO_SLOT, request),
+                KeySlot::Cross if self.is_standalone() => self.queue(key, 0, request),
+                KeySlot::Cross => self.refuse_queued(key, CROSSSLOT),
+            }
+        }
+        true
+    }
+
+    fn queue(&mut self, key: Key, slot: u16, request: &Request<'_>) {
+        let standalone = self.is_standalone();
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let watched = s.watched_slot;
+        let Some(t) = &mut s.transaction else {
+            return;
+        };
+        let slot = if standalone && slot != NO_SLOT { 0 } else { slot };
+        let elsewhere = watched.is_some_and(|w| slot != NO_SLOT && slot != w && !standalone);
+        if elsewhere || !t.queue(slot, request) {
+            self.refuse_queued(key, CROSSSLOT);
+        } else if t.len() > MAX_TRANSACTION {
+            self.refuse_queued(key, "ERR memorystore-auth-proxy: the transaction is too large");
+        } else {
+            s.answer(b"+QUEUED\r\n");
+            self.mark_session(key);
+        }
+    }
+
+    /// Refuses a command in MULTI: EXEC will answer EXECABORT.
+    fn refuse_queued(&mut self, key: Key, text: &str) {
+        if let Some(t) = self.sessions.get_mut(key).and_then(|s| s.transaction.as_mut()) {
+            t.fail();
+        }
+        self.refuse(key, text);
+    }
+
+    /// EXEC. False: wait first.
+    fn exec(&mut self, key: Key, row: &'static Row) -> bool {
+        let watching = self.sessions.get(key).is_some_and(|s| s.watched_slot.is_some());
+        if watching && self.must_be_alone(key) {
+            return false;
+        }
+        let Some(s) = self.sessions.get_mut(key) else {
+            return true;
+        };
+        let Some(transaction) = s.transaction.take() else {
+            return true;
+        };
+        if transaction.has_failed() {
+            self.unwatch(key);
+            self.refuse(key, "EXECABORT Transaction discarded because of previous errors.");
+            return true;
+        }
+        if watching {
+            self.exec_watched(key, row, *transaction);
+        } else if transaction.is_empty() {
+            s.answer(b"*0\r\n");
+            self.mark_session(key);
+        } else {
+            let block = transaction.into_block();
+            let request = Request::new(&block.frame, Some(&block.frame), &[]);
+            self.dispatch(key, Some(row), block.slot, &request, block.replies);
+        }
+        true
+    }
+
+    /// EXEC on the connection that WATCHes.
+    fn exec_watched(&mut self, key: Key, row: &'static Row, transaction: Transaction) {
+        let now = self.now;
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let slot = s.watched_slot.take().unwrap_or(NO_SLOT);
+        let lease = s.lease.unwrap_or(Key::NONE);
+        if !self.pipes.get(lease).is_some_and(|p| matches!(p.state, State::Ready)) {
+            // The connection that watched is gone: as if a watched key had changed.
+            self.end_lease(key, false);
+            return self.answer_nil_exec(key);
+        }
+        s.lease_use = LeaseUse::OneCommand;
+        s.alone = true;
+        let block = transaction.into_block();
+        let ticket = s.window.open(Some(row), slot, lease, block.frame.len(), now);
+        if let Some(leg) = s.window.leg_mut(ticket, 0) {
+            leg.leased = true;
+        }
+        let request = Request::new(&block.frame, Some(&block.frame), &[]);
+        self.push(lease, block_entry(key, ticket, 0, block.replies), &request);
+    }
+
+    fn answer_nil_exec(&mut self, key: Key) {
+        if let Some(s) = self.sessions.get_mut(key) {
+            let nil: &[u8] = if s.version == Version::V3 { b"_\r\n" } else { b"*-1\r\n" };
+            s.answer(nil);
+        }
+        self.mark_session(key);
+    }
+
+    /// WATCH. False: wait first.
+    fn watch(&mut self, key: Key, row: &'static Row, request: &Request<'_>) -> bool {
+        if self.must_be_alone(key) {
+            return false;
+        }
+        let slot = match keys::key_slot(row, request) {
+            KeySlot::One(slot) => slot,
+            KeySlot::Cross if self.is_standalone() => 0,
+            KeySlot::None | KeySlot::Cross => {
+                self.refuse(key, CROSSSLOT);
+                return true;
+            }
+        };
+        let slot = if self.is_standalone() { 0 } else { slot };
+        let watched = self.sessions.get(key).and_then(|s| s.watched_slot);
+        if watched.is_some_and(|w| w != slot) {
+            self.refuse(key, CROSSSLOT);
+            return true;
+        }
+        if let Some(s) = self.sessions.get_mut(key) {
+            s.watched_slot = Some(slot);
+            s.lease_use = LeaseUse::Watch;
+        }
+        self.dispatch_leased(key, row, slot, request);
+        true
+    }
+
+    /// Forgets what the session watches.
+    pub(super) fn unwatch(&mut self, key: Key) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if s.watched_slot.take().is_none() {
+            return;
+        }
+        // Closing the connection is the surest UNWATCH; the idle ones make up for the dial.
+        self.end_lease(key, false);
+    }
+
+    /// A command that blocks. False: wait first.
+    pub(super) fn blocking(&mut self, key: Key, row: &'static Row, request: &Request<'_>) -> bool {
+        let slot = match keys::key_slot(row, request) {
+            KeySlot::One(slot) => slot,
+            KeySlot::None => NO_SLOT,
+            KeySlot::Cross if self.is_standalone() => 0,
+            KeySlot::Cross => {
+                self.refuse(key, CROSSSLOT);
+                return true;
+            }
+        };
+        if slot == NO_SLOT || !local::arity_fits(row, request.len()) {
+            // Not well formed: a node answers at once, with the right words.
+            self.dispatch(key, Some(row), slot, request, 1);
+            return true;
+        }
+        let watching = self.sessions.get(key).is_some_and(|s| s.watched_slot.is_some());
+        if watching {
+            // The lease is taken by WATCH; blocking between WATCH and EXEC has no use anyone found.
+            self.refuse(
+                key,
+                "ERR memorystore-auth-proxy: a blocking command between WATCH and EXEC is not supported",
+            );
+            return true;
+        }
+        if self.must_be_alone(key) {
+            return false;
+        }
+        if let Some(s) = self.sessions.get_mut(key) {
+            s.lease_use = LeaseUse::Blocking;
+        }
+        self.dispatch_leased(key, row, slot, request);
+        true
+    }
+
+    /// Sends a command on a connection of the session's own.
+    fn dispatch_leased(&mut self, key: Key, row: &'static Row, slot: u16, request: &Request<'_>) {
+        let now = self.now;
+        let node = self.routes.get(usize::from(slot)).copied().filter(|&n| n != UNASSIGNED);
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let version = s.version;
+        s.alone = true;
+        let ticket = s.window.open(Some(row), slot, Key::NONE, request.frame.len(), now);
+        if let Some(leg) = s.window.leg_mut(ticket, 0) {
+            leg.leased = true;
+        }
+        let Some(node) = node else {
+            return self.no_route(key, ticket, 0, request.to_bytes(), 1);
+        };
+        let lease = self.lease(key, node, version);
+        if let Some(leg) = self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, 0)) {
+            leg.pipe = lease;
+        }
+        self.allow_silence(lease, row, request);
+        self.push(lease, block_entry(key, ticket, 0, 1), request);
+    }
+
+    /// Lets a blocking command be silent for as long as it asked for.
+    pub(super) fn allow_silence(&mut self, lease: Key, row: &Row, request: &Request<'_>) {
+        let now = self.now;
+        if let Some(p) = self.pipes.get_mut(lease) {
+            p.silent_until = match local::block_timeout_ms(row, request) {
+                None => 0,
+                Some(0) => u64::MAX,
+                Some(ms) => now.saturating_add(ms),
+            };
+        }
+    }
+
+    /// The command that ran alone is answered: the session goes on.
+    pub(super) fn end_alone(&mut self, key: Key) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        s.alone = false;
+        match s.lease_use {
+            LeaseUse::Watch => {}
+            LeaseUse::Blocking | LeaseUse::OneCommand => self.end_lease(key, true),
+        }
+        if let Some(s) = self.sessions.get_mut(key)
+            && !s.resuming
+        {
+            s.resuming = true;
+            self.resuming.push(key);
+        }
+    }
+
+    /// An EXEC that ends a WATCH did not run because its slot moved or its connection is gone.
+    pub(super) fn watched_exec_failed(&mut self, key: Key, ticket: u32) {
+        let version = self.sessions.get(key).map_or(Version::V2, |s| s.version);
+        let nil: &[u8] = if version == Version::V3 { b"_\r\n" } else { b"*-1\r\n" };
+        self.end_lease(key, false);
+        self.deliver(&block_entry(key, ticket, 0, 1), crate::session::window::Reply::Borrowed(nil));
+    }
+}
+
+/// Commands that one node can run inside a transaction for any client.
+fn may_be_queued(handler: Handler) -> bool {
+    match handler {
+        Handler::Forward
+        | Handler::Split
+        | Handler::Blocking
+        | Handler::Script
+        | Handler::Transaction(Tx::Unwatch) => true,
+        Handler::Local(what) => matches!(
+            what,
+            Local::Ping
+                | Local::Echo
+                | Local::Time
+                | Local::Lolwut
+                | Local::Command
+                | Local::CommandCount
+                | Local::CommandDocs
+                | Local::CommandInfo
+                | Local::CommandList
+                | Local::CommandGetkeys
+                | Local::CommandGetkeysandflags
+        ),
+        _ => false,
+    }
+}

@@ -1,0 +1,70 @@
+//! Connections a session has to itself: for commands that block, and for WATCH.
+//!
+//! Invariant: a lease has one owner; it goes back to its node's idle ones only when nothing is in
+//! flight on it and the server holds no state of the session; a client that vanishes closes it, so
+//! that a blocked node forgets the client at once.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::key::Key;
+use crate::resp::Version;
+use crate::upstream::pipe::Pipe;
+
+use super::Hub;
+
+/// Idle leases kept a node and RESP version; more are closed.
+const MAX_IDLE: usize = 16;
+
+impl Hub {
+    /// A connection to `node` for this session alone.
+    pub(super) fn lease(&mut self, session: Key, node: u16, version: Version) -> Key {
+        let held = self.sessions.get(session).and_then(|s| s.lease);
+        if let Some(key) = held {
+            if self.pipes.get(key).is_some_and(|p| p.node == node && p.version == version) {
+                return key;
+            }
+            self.end_lease(session, false);
+        }
+        let at = usize::from(node);
+        let key = loop {
+            match self.nodes[at].idle[version.index()].pop() {
+                Some(key) if self.pipes.get(key).is_some() => break key,
+                Some(_) => {}
+                None => {
+                    let now = self.now;
+                    let mut pipe = Pipe::new(node, version, false, now);
+                    pipe.lease = true;
+                    let key = self.pipes.insert_with(|_| pipe);
+                    self.counters.pipes_connecting += 1;
+                    self.try_dial(key);
+                    break key;
+                }
+            }
+        };
+        if let Some(s) = self.sessions.get_mut(session) {
+            s.lease = Some(key);
+        }
+        key
+    }
+
+    /// The session needs its lease no more. `clean`: the server holds nothing of it.
+    pub(super) fn end_lease(&mut self, session: Key, clean: bool) {
+        if let Some(key) = self.sessions.get_mut(session).and_then(|s| s.lease.take()) {
+            self.release_lease(key, clean);
+        }
+    }
+
+    /// A lease without owner: kept if it can serve another session, else closed.
+    pub(super) fn release_lease(&mut self, key: Key, clean: bool) {
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
+        pipe.silent_until = 0;
+        let (node, version) = (usize::from(pipe.node), pipe.version.index());
+        let idle = &mut self.nodes[node].idle[version];
+        if clean && pipe.in_flight() == 0 && idle.len() < MAX_IDLE {
+            idle.push(key);
+        } else {
+            self.drop_pipe(key, "its client needs it no more");
+        }
+    }
+}
