@@ -19,4 +19,7 @@
 )]
 mod support;
 
+mod basic;
 mod bed;
+mod handshake;
+mod protocol_errors;

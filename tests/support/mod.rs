@@ -6,15 +6,19 @@
 
 #[macro_use]
 pub mod resp;
+pub mod bed;
 pub mod client;
 pub mod cluster;
+pub mod fake_node;
 pub mod faults;
 pub mod front;
+pub mod http;
 pub mod metadata;
 pub mod migration;
 pub mod node;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod replies;
 pub mod slots;
 pub mod standalone;

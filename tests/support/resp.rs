@@ -311,10 +311,15 @@ pub fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
     out
 }
 
+/// A copy of anything that is bytes.
+pub fn bytes(from: impl AsRef<[u8]>) -> Vec<u8> {
+    from.as_ref().to_vec()
+}
+
 /// Builds the argument list of a command from anything that is bytes: `cmd!["SET", key, value]`.
 #[macro_export]
 macro_rules! cmd {
     ($($arg:expr),+ $(,)?) => {
-        vec![$( { let arg: &[u8] = ($arg).as_ref(); arg.to_vec() } ),+]
+        vec![$($crate::support::resp::bytes($arg)),+]
     };
 }
