@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::support::client::Client;
 use crate::support::cluster::{Cluster, ClusterOptions, Failover};
 use crate::support::faults::{AuthFault, IAM_EXHAUSTED, IAM_OTHER, NOAUTH, OnExpiry, WRONGPASS};
-use crate::support::metadata::FakeMetadata;
+use crate::support::http;
+use crate::support::metadata::{FakeMetadata, MetadataFault};
 use crate::support::resp::Value;
 use crate::support::slots::{key_in_slot, keys_in_slot, slot_of};
 use crate::support::wait::wait_for;
@@ -324,6 +325,59 @@ async fn a_paused_node_is_silent_and_comes_back() {
     client.expect_silence(Duration::from_millis(300)).await;
     cluster.member(0).node.resume();
     assert_eq!(client.read().await, Value::Simple("PONG".into()));
+}
+
+#[tokio::test]
+async fn the_metadata_server_mints_and_fails_on_command() {
+    let metadata = FakeMetadata::start(Duration::from_secs(2)).await;
+    let addr = metadata.host().parse().unwrap();
+    let path = "/computeMetadata/v1/instance/service-accounts/default/token";
+    // This client does not send the header that keeps browsers out.
+    assert_eq!(http::try_get(addr, path).await.unwrap().status, 403);
+    let ask = async || -> Option<(String, u64)> {
+        let flavored = format!("{path} HTTP/1.1\r\nMetadata-Flavor: Google\r\nX: ");
+        let response = http::try_get(addr, &flavored).await.ok()?;
+        let json: serde_json::Value = serde_json::from_str(&response.body).ok()?;
+        Some((
+            json["access_token"].as_str()?.to_owned(),
+            json["expires_in"].as_u64()?,
+        ))
+    };
+    let (first, lives) = ask().await.unwrap();
+    assert_eq!(lives, 2);
+    assert!(metadata.tokens().is_live(&first));
+    let (second, _) = ask().await.unwrap();
+    assert_ne!(first, second);
+    metadata.set_sticky(true);
+    assert_eq!(ask().await.unwrap().0, second);
+    metadata.tokens().revoke(&second);
+    assert!(!metadata.tokens().is_live(&second));
+    wait_for("the token to expire", Duration::from_secs(5), async || {
+        !metadata.tokens().is_live(&first)
+    })
+    .await;
+    for fault in [
+        MetadataFault::InternalError,
+        MetadataFault::Garbage,
+        MetadataFault::MissingToken,
+        MetadataFault::Close,
+    ] {
+        metadata.set_fault(Some(fault));
+        assert_eq!(ask().await, None);
+    }
+    metadata.set_fault(None);
+    metadata.set_advertised(Some(Duration::from_secs(300)));
+    assert_eq!(ask().await.unwrap().1, 300);
+    metadata.set_up(false);
+    wait_for("refused dials", Duration::from_secs(5), async || {
+        Client::try_connect(addr).await.is_err()
+    })
+    .await;
+    metadata.set_up(true);
+    wait_for("a token again", Duration::from_secs(5), async || {
+        ask().await.is_some()
+    })
+    .await;
 }
 
 #[test]

@@ -19,7 +19,14 @@
 )]
 mod support;
 
+mod admin;
+mod auth;
 mod basic;
 mod bed;
+mod cli;
 mod handshake;
+mod load;
+mod loss;
 mod protocol_errors;
+mod redirect;
+mod scripted;

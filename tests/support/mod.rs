@@ -22,4 +22,5 @@ pub mod proxy;
 pub mod replies;
 pub mod slots;
 pub mod standalone;
+pub mod traffic;
 pub mod wait;
