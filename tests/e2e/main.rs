@@ -24,6 +24,7 @@ mod auth;
 mod basic;
 mod bed;
 mod cli;
+mod clients;
 mod handshake;
 mod load;
 mod loss;

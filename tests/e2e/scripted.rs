@@ -235,6 +235,9 @@ async fn endless_redirects_end_in_an_error(proto: Proto) {
     }
 }
 
+/// Makes a node's description odd.
+type Describe = fn(Described) -> Described;
+
 /// Two nodes that each own half, described as `describe` likes.
 async fn two_halves(describe: impl Fn(Described) -> Described) -> (FakeNode, FakeNode) {
     let low = FakeNode::start(get_says("low")).await;
@@ -288,7 +291,7 @@ async fn shards_in_either_shape_and_slots_as_fallback(proto: Proto) {
 
 #[tokio::test]
 async fn odd_endpoints_are_understood() {
-    let cases: [(&str, fn(Described) -> Described); 7] = [
+    let cases: [(&str, Describe); 7] = [
         ("tls-port beside port", |node| Described {
             tls_port: Some(1),
             ..node

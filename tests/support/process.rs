@@ -2,6 +2,7 @@
 //! process dies without dropping (Ctrl-C, abort), through `setpriv --pdeathsig`.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -17,7 +18,9 @@ pub struct Process {
 pub fn guarded(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-    command.stdin(Stdio::null());
+    // A process group of its own: Ctrl-C reaches the test or demo, which then ends its children in
+    // its own order.
+    command.stdin(Stdio::null()).process_group(0);
     command
 }
 

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -83,9 +83,21 @@ pub struct Proxy {
     _home: TempDir,
 }
 
-/// The proxy's binary: `MEMORYSTORE_PROXY_TEST_BIN`, else the one cargo built for the tests, else
-/// the one beside the running example.
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the binary for this process; the first call counts.
+pub fn set_binary(path: PathBuf) {
+    // A second name is ignored, as said.
+    let _ = BINARY.set(path);
+}
+
+/// The proxy's binary: the one given to [`set_binary`], else `MEMORYSTORE_PROXY_TEST_BIN`, else the
+/// one cargo built for the tests, else the one beside the running example.
 pub fn binary() -> PathBuf {
+    BINARY.get_or_init(default_binary).clone()
+}
+
+fn default_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("MEMORYSTORE_PROXY_TEST_BIN") {
         return path.into();
     }

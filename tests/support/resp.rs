@@ -320,6 +320,6 @@ pub fn bytes(from: impl AsRef<[u8]>) -> Vec<u8> {
 #[macro_export]
 macro_rules! cmd {
     ($($arg:expr),+ $(,)?) => {
-        vec![$($crate::support::resp::bytes($arg)),+]
+        Vec::from([$($crate::support::resp::bytes($arg)),+])
     };
 }
