@@ -97,11 +97,7 @@ async fn run(check: bool) -> Result<(), String> {
     for (shard, member) in cluster.members().iter().enumerate() {
         println!("  shard {}          {}", shard + 1, member.addr());
     }
-    let port = if TcpListener::bind(("127.0.0.1", 6379)).is_ok() {
-        6379
-    } else {
-        0
-    };
+    let port = if TcpListener::bind(("127.0.0.1", 6379)).is_ok() { 6379 } else { 0 };
     let mut options = ProxyOptions::new(cluster.seed()).metadata(metadata.host());
     options.port = port;
     let proxy = Proxy::start(options).await;
@@ -109,10 +105,7 @@ async fn run(check: bool) -> Result<(), String> {
     if port == 0 {
         println!("port 6379 is taken, so the proxy listens on another one");
     }
-    println!(
-        "memorystore-auth-proxy {} listens on {at}\n",
-        cluster.seed()
-    );
+    println!("memorystore-auth-proxy {} listens on {at}\n", cluster.seed());
 
     a_node_refuses_without_a_token(&cluster).await?;
     plain_commands(&proxy).await?;
@@ -147,19 +140,13 @@ async fn watch(mut proxy: Proxy) -> Result<(), String> {
     while proxy.is_running() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Err(format!(
-        "the proxy ended by itself; it wrote:\n{}",
-        proxy.logs()
-    ))
+    Err(format!("the proxy ended by itself; it wrote:\n{}", proxy.logs()))
 }
 
 async fn a_node_refuses_without_a_token(cluster: &Cluster) -> Result<(), String> {
     let node = cluster.member(0).addr();
     let reply = Client::connect(node).await.cmd(&["GET", "a"]).await;
-    println!(
-        "$ redis-cli -p {} GET a        # straight to a node, without a token",
-        node.port()
-    );
+    println!("$ redis-cli -p {} GET a        # straight to a node, without a token", node.port());
     println!("{}\n", shown(&reply));
     if reply.is_error("NOAUTH") {
         Ok(())
@@ -200,20 +187,13 @@ async fn plain_commands(proxy: &Proxy) -> Result<(), String> {
 /// One connection, one pipeline, three shards.
 async fn keys_land_on_all_shards(cluster: &Cluster, proxy: &Proxy) -> Result<(), String> {
     let mut client = Client::connect(proxy.addr()).await;
-    let sets: Vec<_> = (0..300)
-        .map(|n| cmd!["SET", format!("item:{n}"), n.to_string()])
-        .collect();
+    let sets: Vec<_> = (0..300).map(|n| cmd!["SET", format!("item:{n}"), n.to_string()]).collect();
     let gets: Vec<_> = (0..300).map(|n| cmd!["GET", format!("item:{n}")]).collect();
     let stored = client.pipeline(&sets).await;
     let read = client.pipeline(&gets).await;
-    let all_read = read
-        .iter()
-        .enumerate()
-        .all(|(n, reply)| *reply == Value::bulk(n.to_string()));
+    let all_read = read.iter().enumerate().all(|(n, reply)| *reply == Value::bulk(n.to_string()));
     if stored.iter().any(|r| *r != Value::ok()) || !all_read {
-        return Err(format!(
-            "300 keys were not stored and read back: {stored:?} {read:?}"
-        ));
+        return Err(format!("300 keys were not stored and read back: {stored:?} {read:?}"));
     }
     println!("300 keys in one pipeline through one plain connection, and where they went:");
     for (shard, member) in cluster.members().iter().enumerate() {
@@ -233,10 +213,7 @@ async fn a_slot_moves(cluster: &Cluster, proxy: &Proxy) -> Result<(), String> {
     let from = cluster.owner_of(slot).await;
     let to = (from + 1) % cluster.shards();
     cluster.migrate_slot(slot, to).await;
-    let reply = Client::connect(proxy.addr())
-        .await
-        .cmd(&["GET", "greeting"])
-        .await;
+    let reply = Client::connect(proxy.addr()).await.cmd(&["GET", "greeting"]).await;
     println!(
         "slot {slot} of key `greeting` moved from shard {} to shard {}; GET greeting → {}\n",
         from + 1,

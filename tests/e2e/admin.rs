@@ -23,11 +23,7 @@ async fn health_metrics_and_status_answer() {
     let metrics = bed.proxy.get("/metrics").await;
     assert_eq!(metrics.status, 200);
     let mut samples = 0;
-    for line in metrics
-        .body
-        .lines()
-        .filter(|l| !l.is_empty() && !l.starts_with('#'))
-    {
+    for line in metrics.body.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').expect("NAME VALUE");
         assert!(value.parse::<f64>().is_ok(), "not a sample: {line}");
         assert!(!name.is_empty());
@@ -41,18 +37,10 @@ async fn health_metrics_and_status_answer() {
     assert!(json.is_object());
     for member in bed.cluster.members() {
         let addr = member.addr().to_string();
-        assert!(
-            status.body.contains(&addr),
-            "/status names {addr}: {}",
-            status.body
-        );
+        assert!(status.body.contains(&addr), "/status names {addr}: {}", status.body);
     }
     let port = bed.proxy.addr().port().to_string();
-    assert!(
-        status.body.contains(&port),
-        "/status tells the bound port: {}",
-        status.body
-    );
+    assert!(status.body.contains(&port), "/status tells the bound port: {}", status.body);
 }
 
 #[tokio::test]
@@ -81,37 +69,21 @@ async fn no_secret_and_no_key_name_appears_anywhere() {
     })
     .await;
     let mut client = bed.client(Proto::Resp3).await;
-    client
-        .cmd(&["AUTH", "default", "secret-client-password"])
-        .await;
+    client.cmd(&["AUTH", "default", "secret-client-password"]).await;
     let key = |n: u16| key_in_slot(n).replace('}', "}secret-key-name");
     for slot in (0..16384).step_by(1000) {
         client.cmd(&["SET", &key(slot), "secret-value"]).await;
     }
-    client
-        .cmd(&["RENAME", "secret-key-name-a", "secret-key-name-b"])
-        .await;
+    client.cmd(&["RENAME", "secret-key-name-a", "secret-key-name-b"]).await;
     client.cmd(&["NOSUCH", "secret-key-name"]).await;
-    client
-        .cmd(&["GET", "secret-key-name", "secret-value"])
-        .await;
+    client.cmd(&["GET", "secret-key-name", "secret-value"]).await;
     let front = bed.cluster.member(0).front();
     let faults = front.faults();
-    for text in [
-        NOAUTH,
-        IAM_OTHER,
-        "CLUSTERDOWN Hash slot not served",
-        "LOADING x",
-        "TRYAGAIN x",
-    ] {
+    for text in [NOAUTH, IAM_OTHER, "CLUSTERDOWN Hash slot not served", "LOADING x", "TRYAGAIN x"] {
         faults.answer_error("GET", text, 2);
         client.cmd(&["GET", &key(0)]).await;
     }
-    for fault in [
-        AuthFault::WrongPass,
-        AuthFault::IamExhausted,
-        AuthFault::IamOther,
-    ] {
+    for fault in [AuthFault::WrongPass, AuthFault::IamExhausted, AuthFault::IamOther] {
         faults.fail_auth(fault, 3);
         faults.close_all();
         client.cmd(&["GET", &key(0)]).await;
@@ -122,9 +94,7 @@ async fn no_secret_and_no_key_name_appears_anywhere() {
     bed.cluster.migrate_slot(0, 1).await;
     client.cmd(&["GET", &key(0)]).await;
     let mut broken = bed.client(Proto::Resp2).await;
-    broken
-        .send_raw(b"*2\r\n$3\r\nGET\r\n+secret-key-name\r\n")
-        .await;
+    broken.send_raw(b"*2\r\n$3\r\nGET\r\n+secret-key-name\r\n").await;
     let _ = broken.try_read().await;
     bed.cluster.kill(2);
     client.cmd(&["SET", &key(16000), "secret-value"]).await;
@@ -138,10 +108,7 @@ async fn no_secret_and_no_key_name_appears_anywhere() {
     secrets.extend(["secret-", "ya29.", bed.cluster.password()].map(str::to_owned));
     for (place, text) in places {
         for secret in &secrets {
-            assert!(
-                !text.contains(secret.as_str()),
-                "{place} holds {secret:?}:\n{text}"
-            );
+            assert!(!text.contains(secret.as_str()), "{place} holds {secret:?}:\n{text}");
         }
     }
 }
@@ -149,11 +116,7 @@ async fn no_secret_and_no_key_name_appears_anywhere() {
 #[tokio::test]
 async fn structured_logs_are_cloud_logging_json() {
     let args = vec!["--structured-logs".to_owned()];
-    let bed = Bed::with(BedOptions {
-        args,
-        ..BedOptions::default()
-    })
-    .await;
+    let bed = Bed::with(BedOptions { args, ..BedOptions::default() }).await;
     bed.client(Proto::Resp2).await.cmd(&["SET", "k", "v"]).await;
     let logs = bed.proxy.logs();
     assert!(logs.lines().count() > 0);
@@ -171,11 +134,7 @@ async fn sigterm_ends_it_cleanly_and_idle_clients_do_not_hold_it() {
     let mut bed = Bed::start().await;
     let mut client = bed.client(Proto::Resp2).await;
     client.cmd(&["SET", "k", "v"]).await;
-    let status = bed
-        .proxy
-        .terminate(Duration::from_secs(30))
-        .await
-        .expect("ends in 30 s");
+    let status = bed.proxy.terminate(Duration::from_secs(30)).await.expect("ends in 30 s");
     assert!(status.success(), "exit status {status}");
     client.expect_close().await;
 }

@@ -27,18 +27,11 @@ async fn same_answers(proto: Proto, commands: &[&str]) {
         theirs.cmd(&["HELLO", "3"]).await;
     }
     for line in commands {
-        let args: Vec<_> = line
-            .split(' ')
-            .map(|a| if a == "''" { "" } else { a })
-            .collect();
+        let args: Vec<_> = line.split(' ').map(|a| if a == "''" { "" } else { a }).collect();
         ours.send(&args).await;
         theirs.send(&args).await;
         let (got, wanted) = (ours.read_raw().await, theirs.read_raw().await);
-        assert_eq!(
-            String::from_utf8_lossy(&got),
-            String::from_utf8_lossy(&wanted),
-            "{line}"
-        );
+        assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&wanted), "{line}");
     }
 }
 
@@ -157,11 +150,8 @@ async fn keys_and_values_are_binary_safe(proto: Proto) {
     let mut commands = Vec::new();
     let mut wanted = Vec::new();
     for byte in 0..=255u8 {
-        for key in [
-            vec![byte],
-            vec![b'k', byte, b'\r', b'\n', byte],
-            vec![b'{', byte, b'}', byte],
-        ] {
+        for key in [vec![byte], vec![b'k', byte, b'\r', b'\n', byte], vec![b'{', byte, b'}', byte]]
+        {
             let value: Vec<u8> = (0..=255).map(|b: u8| b.wrapping_add(byte)).collect();
             commands.push(cmd!["SET", &key, &value]);
             commands.push(cmd!["GET", &key]);
@@ -209,12 +199,7 @@ async fn a_pipeline_over_all_shards_keeps_its_order(proto: Proto) {
         commands.push(cmd!["GET", &key]);
         commands.push(cmd!["ECHO", &value]);
         commands.push(cmd!["GET", format!("absent:{n}")]);
-        wanted.extend([
-            Value::ok(),
-            Value::bulk(&value),
-            Value::bulk(&value),
-            Value::Null,
-        ]);
+        wanted.extend([Value::ok(), Value::bulk(&value), Value::bulk(&value), Value::Null]);
     }
     assert_eq!(commands.len(), 10_000);
     let got = client.pipeline(&commands).await;
@@ -232,11 +217,7 @@ async fn requests_may_arrive_in_any_pieces(proto: Proto) {
     let mut client = bed.client(proto).await;
     let mut bytes = Vec::new();
     for (n, key) in keys_on_shard(1, 3, 8).iter().enumerate() {
-        bytes.extend(crate::support::resp::encode(&cmd![
-            "SET",
-            key,
-            n.to_string()
-        ]));
+        bytes.extend(crate::support::resp::encode(&cmd!["SET", key, n.to_string()]));
         bytes.extend(crate::support::resp::encode(&cmd!["GET", key]));
     }
     for piece in [1, 2, 3, 7] {
@@ -263,9 +244,7 @@ async fn inline_commands_work(proto: Proto) {
     assert_eq!(client.read().await, Value::bulk("a b"));
     assert_eq!(client.read().await, Value::ok());
     assert_eq!(client.read().await, Value::bulk("xA\n"));
-    client
-        .send_raw(b"*1\r\n$4\r\nPING\r\n*0\r\n*-1\r\nPING\r\n")
-        .await;
+    client.send_raw(b"*1\r\n$4\r\nPING\r\n*0\r\n*-1\r\nPING\r\n").await;
     assert_eq!(client.read().await, Value::Simple("PONG".into()));
     assert_eq!(client.read().await, Value::Simple("PONG".into()));
 }
@@ -277,58 +256,29 @@ async fn multi_key_commands_with_one_slot_are_routed_by_their_keys(proto: Proto)
     for shard in 0..3 {
         let key = |name: &str| format!("{{{}}}{name}", tag(shard));
         let (a, b, dst) = (key("a"), key("b"), key("dst"));
-        assert_eq!(
-            client.cmd(&cmd!["MSET", &a, "1", &b, "2"]).await,
-            Value::ok()
-        );
+        assert_eq!(client.cmd(&cmd!["MSET", &a, "1", &b, "2"]).await, Value::ok());
         assert_eq!(
             client.cmd(&["MGET", &a, &b, &dst]).await,
             Value::Array(vec![Value::bulk("1"), Value::bulk("2"), Value::Null])
         );
-        assert_eq!(
-            client.cmd(&["BITOP", "OR", &dst, &a, &b]).await,
-            Value::Int(1)
-        );
+        assert_eq!(client.cmd(&["BITOP", "OR", &dst, &a, &b]).await, Value::Int(1));
         assert_eq!(client.cmd(&["EXISTS", &a, &b, &dst]).await, Value::Int(3));
         let script = "return redis.call('GET', KEYS[2]) .. ARGV[1]";
-        assert_eq!(
-            client.cmd(&["EVAL", script, "2", &a, &b, "!"]).await,
-            Value::bulk("2!")
-        );
+        assert_eq!(client.cmd(&["EVAL", script, "2", &a, &b, "!"]).await, Value::bulk("2!"));
         let (list, set) = (key("list"), key("set"));
         client.cmd(&["RPUSH", &list, "2", "1"]).await;
-        assert_eq!(
-            client.cmd(&["SORT", &list, "STORE", &set]).await,
-            Value::Int(2)
-        );
+        assert_eq!(client.cmd(&["SORT", &list, "STORE", &set]).await, Value::Int(2));
         let (x, y) = (key("x"), key("y"));
         client.cmd(&["XADD", &x, "1-1", "f", "v"]).await;
         client.cmd(&["XADD", &y, "1-1", "f", "v"]).await;
         let read = client.cmd(&["XREAD", "STREAMS", &x, &y, "0", "0"]).await;
-        assert_eq!(
-            read.pairs().len().min(2),
-            if proto == Proto::Resp3 { 2 } else { 1 }
-        );
+        assert_eq!(read.pairs().len().min(2), if proto == Proto::Resp3 { 2 } else { 1 });
         let (z, zdst) = (key("z"), key("zdst"));
         client.cmd(&["ZADD", &z, "1", "m"]).await;
-        assert_eq!(
-            client.cmd(&["ZUNIONSTORE", &zdst, "2", &z, &z]).await,
-            Value::Int(1)
-        );
-        client
-            .cmd(&["GEOADD", &key("g"), "13.36", "38.11", "p"])
-            .await;
+        assert_eq!(client.cmd(&["ZUNIONSTORE", &zdst, "2", &z, &z]).await, Value::Int(1));
+        client.cmd(&["GEOADD", &key("g"), "13.36", "38.11", "p"]).await;
         let geo = client
-            .cmd(&[
-                "GEORADIUS",
-                &key("g"),
-                "13",
-                "38",
-                "200",
-                "km",
-                "STORE",
-                &key("gdst"),
-            ])
+            .cmd(&["GEORADIUS", &key("g"), "13", "38", "200", "km", "STORE", &key("gdst")])
             .await;
         assert_eq!(geo, Value::Int(1));
         assert_eq!(client.cmd(&["DEL", &a, &b, &dst]).await, Value::Int(3));

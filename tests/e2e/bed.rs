@@ -32,61 +32,29 @@ async fn the_front_demands_a_live_token() {
     let (metadata, cluster) = cluster(ClusterOptions::default()).await;
     let key = key_in_slot(1);
     let mut client = Client::connect(cluster.member(0).addr()).await;
-    assert_eq!(
-        client.cmd(&["GET", &key]).await,
-        Value::Error(NOAUTH.into())
-    );
-    assert!(
-        client
-            .cmd(&["HELLO", "3"])
-            .await
-            .is_error("NOAUTH HELLO must be called")
-    );
-    assert_eq!(
-        client.cmd(&["AUTH", "wrong"]).await,
-        Value::Error(WRONGPASS.into())
-    );
+    assert_eq!(client.cmd(&["GET", &key]).await, Value::Error(NOAUTH.into()));
+    assert!(client.cmd(&["HELLO", "3"]).await.is_error("NOAUTH HELLO must be called"));
+    assert_eq!(client.cmd(&["AUTH", "wrong"]).await, Value::Error(WRONGPASS.into()));
     let short = metadata.tokens().mint(Duration::ZERO);
-    assert_eq!(
-        client.cmd(&["AUTH", "default", &short]).await,
-        Value::Error(WRONGPASS.into())
-    );
+    assert_eq!(client.cmd(&["AUTH", "default", &short]).await, Value::Error(WRONGPASS.into()));
     let token = metadata.tokens().mint(HOUR);
-    assert_eq!(
-        client.cmd(&["AUTH", "someone", &token]).await,
-        Value::Error(WRONGPASS.into())
-    );
-    assert!(
-        client
-            .cmd(&["AUTH", "a", "b", "c"])
-            .await
-            .is_error("ERR syntax error")
-    );
+    assert_eq!(client.cmd(&["AUTH", "someone", &token]).await, Value::Error(WRONGPASS.into()));
+    assert!(client.cmd(&["AUTH", "a", "b", "c"]).await.is_error("ERR syntax error"));
     assert_eq!(client.cmd(&["AUTH", &token]).await, Value::ok());
     assert_eq!(client.cmd(&["SET", &key, "v"]).await, Value::ok());
     let mut hello = Client::connect(cluster.member(0).addr()).await;
-    let reply = hello
-        .cmd(&["HELLO", "3", "AUTH", "default", &token, "SETNAME", "me"])
-        .await;
+    let reply = hello.cmd(&["HELLO", "3", "AUTH", "default", &token, "SETNAME", "me"]).await;
     assert_eq!(reply.field("proto"), Some(Value::Int(3)));
     assert_eq!(hello.cmd(&["CLIENT", "GETNAME"]).await, Value::bulk("me"));
     let counts = cluster.member(0).front().counts();
-    assert_eq!(
-        (counts.dials, counts.auths_ok, counts.auths_failed),
-        (2, 2, 4)
-    );
-    assert_eq!(
-        (counts.commands, counts.unauthenticated, counts.connections),
-        (2, 1, 2)
-    );
+    assert_eq!((counts.dials, counts.auths_ok, counts.auths_failed), (2, 2, 4));
+    assert_eq!((counts.commands, counts.unauthenticated, counts.connections), (2, 1, 2));
     assert_eq!(cluster.member(0).front().seen("SET"), 1);
     drop(client);
     drop(hello);
-    wait_for(
-        "connections to be counted down",
-        Duration::from_secs(5),
-        async || cluster.member(0).front().counts().connections == 0,
-    )
+    wait_for("connections to be counted down", Duration::from_secs(5), async || {
+        cluster.member(0).front().counts().connections == 0
+    })
     .await;
 }
 
@@ -111,11 +79,7 @@ async fn the_token_never_reaches_the_node_and_in_band_auth_keeps_the_order() {
     assert!(matches!(replies[4], Value::Map(_)));
     assert_eq!(replies[5], Value::bulk("2"));
     let acl_log = cluster.member(0).node.run(&["ACL", "LOG"]).await;
-    assert_eq!(
-        acl_log,
-        Value::Array(vec![]),
-        "a token was shown to the node"
-    );
+    assert_eq!(acl_log, Value::Array(vec![]), "a token was shown to the node");
 }
 
 #[tokio::test]
@@ -126,16 +90,9 @@ async fn moved_ask_and_discovery_lead_through_fronts() {
     let expected = format!("MOVED 16000 {}", cluster.member(2).addr());
     assert_eq!(client.cmd(&["GET", &key]).await, Value::Error(expected));
     let slots = client.cmd(&["CLUSTER", "SLOTS"]).await;
-    let mut ports: Vec<_> = slots
-        .items()
-        .iter()
-        .map(|r| r.items()[2].items()[1].int())
-        .collect();
+    let mut ports: Vec<_> = slots.items().iter().map(|r| r.items()[2].items()[1].int()).collect();
     ports.sort_unstable();
-    let mut fronts: Vec<_> = cluster
-        .fronts()
-        .map(|f| i64::from(f.addr().port()))
-        .collect();
+    let mut fronts: Vec<_> = cluster.fronts().map(|f| i64::from(f.addr().port())).collect();
     fronts.sort_unstable();
     assert_eq!(ports, fronts);
     let shards = client.cmd(&["CLUSTER", "SHARDS"]).await;
@@ -156,12 +113,7 @@ async fn a_migration_passes_through_ask_and_tryagain() {
     migration.move_named(&keys[..1]).await;
     let ask = format!("ASK 5 {}", cluster.member(1).addr());
     assert_eq!(source.cmd(&["GET", &keys[0]]).await, Value::Error(ask));
-    assert!(
-        source
-            .cmd(&["MGET", &keys[0], &keys[1]])
-            .await
-            .is_error("TRYAGAIN")
-    );
+    assert!(source.cmd(&["MGET", &keys[0], &keys[1]]).await.is_error("TRYAGAIN"));
     assert!(target.cmd(&["GET", &keys[0]]).await.is_error("MOVED"));
     assert_eq!(target.cmd(&["ASKING"]).await, Value::ok());
     assert_eq!(target.cmd(&["GET", &keys[0]]).await, Value::bulk("v"));
@@ -177,10 +129,7 @@ async fn a_migration_passes_through_ask_and_tryagain() {
 
 #[tokio::test]
 async fn replicas_follow_through_fronts_and_take_over() {
-    let options = ClusterOptions {
-        replicas: 1,
-        ..ClusterOptions::default()
-    };
+    let options = ClusterOptions { replicas: 1, ..ClusterOptions::default() };
     let (metadata, cluster) = cluster(options).await;
     let replica = cluster.replicas_of(0).start;
     let key = key_in_slot(7);
@@ -194,11 +143,7 @@ async fn replicas_follow_through_fronts_and_take_over() {
     // Now the hard way: kill the new primary, the old one takes its place back.
     cluster.wait_whole().await;
     cluster.kill(replica);
-    assert!(
-        Client::try_connect(cluster.member(replica).addr())
-            .await
-            .is_err()
-    );
+    assert!(Client::try_connect(cluster.member(replica).addr()).await.is_err());
     cluster.wait_primary(0).await;
     let mut again = login(&cluster, &metadata, 0).await;
     assert_eq!(again.cmd(&["GET", &key]).await, Value::bulk("v"));
@@ -229,12 +174,9 @@ async fn faults_do_what_they_say() {
 
     let key = key_in_slot(3);
     let mut client = login(&cluster, &metadata, 0).await;
-    front
-        .faults()
-        .answer_error("GET", "LOADING Redis is loading the dataset in memory", 1);
-    let replies = client
-        .pipeline(&[cmd!["SET", &key, "v"], cmd!["GET", &key], cmd!["GET", &key]])
-        .await;
+    front.faults().answer_error("GET", "LOADING Redis is loading the dataset in memory", 1);
+    let replies =
+        client.pipeline(&[cmd!["SET", &key, "v"], cmd!["GET", &key], cmd!["GET", &key]]).await;
     assert_eq!(replies[0], Value::ok());
     assert!(replies[1].is_error("LOADING"));
     assert_eq!(replies[2], Value::bulk("v"));
@@ -256,11 +198,7 @@ async fn faults_do_what_they_say() {
         Client::try_connect(front.addr()).await.is_err()
     })
     .await;
-    assert_eq!(
-        client.cmd(&["GET", &key]).await,
-        Value::bulk("v"),
-        "open connections stay"
-    );
+    assert_eq!(client.cmd(&["GET", &key]).await, Value::bulk("v"), "open connections stay");
     front.faults().set_refused(false);
     wait_for("accepted dials", Duration::from_secs(5), async || {
         Client::try_connect(front.addr()).await.is_ok()
@@ -275,10 +213,7 @@ async fn faults_do_what_they_say() {
     let mut client = login(&cluster, &metadata, 0).await;
     front.faults().cut_mid_reply(1);
     client.send(&["GET", &key]).await;
-    assert_eq!(
-        client.try_read().await.unwrap_err().kind(),
-        std::io::ErrorKind::UnexpectedEof
-    );
+    assert_eq!(client.try_read().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
 
     let mut client = login(&cluster, &metadata, 0).await;
     front.faults().close_all();
@@ -295,11 +230,9 @@ async fn an_authentication_ends_in_its_three_ways() {
     front.faults().set_auth_ttl(Some((ttl, OnExpiry::NoAuth)));
     let mut client = login(&cluster, &metadata, 0).await;
     assert_eq!(client.cmd(&["GET", &key]).await, Value::Null);
-    wait_for(
-        "the authentication to end",
-        Duration::from_secs(5),
-        async || client.cmd(&["GET", &key]).await == Value::Error(NOAUTH.into()),
-    )
+    wait_for("the authentication to end", Duration::from_secs(5), async || {
+        client.cmd(&["GET", &key]).await == Value::Error(NOAUTH.into())
+    })
     .await;
     let token = metadata.tokens().mint(HOUR);
     assert_eq!(client.cmd(&["AUTH", "default", &token]).await, Value::ok());
@@ -309,9 +242,7 @@ async fn an_authentication_ends_in_its_three_ways() {
     let mut client = login(&cluster, &metadata, 0).await;
     client.expect_close().await;
 
-    front
-        .faults()
-        .set_auth_ttl(Some((Duration::ZERO, OnExpiry::Nothing)));
+    front.faults().set_auth_ttl(Some((Duration::ZERO, OnExpiry::Nothing)));
     let mut client = login(&cluster, &metadata, 0).await;
     assert_eq!(client.cmd(&["GET", &key]).await, Value::Null);
 }
@@ -338,10 +269,7 @@ async fn the_metadata_server_mints_and_fails_on_command() {
         let flavored = format!("{path} HTTP/1.1\r\nMetadata-Flavor: Google\r\nX: ");
         let response = http::try_get(addr, &flavored).await.ok()?;
         let json: serde_json::Value = serde_json::from_str(&response.body).ok()?;
-        Some((
-            json["access_token"].as_str()?.to_owned(),
-            json["expires_in"].as_u64()?,
-        ))
+        Some((json["access_token"].as_str()?.to_owned(), json["expires_in"].as_u64()?))
     };
     let (first, lives) = ask().await.unwrap();
     assert_eq!(lives, 2);
@@ -374,10 +302,7 @@ async fn the_metadata_server_mints_and_fails_on_command() {
     })
     .await;
     metadata.set_up(true);
-    wait_for("a token again", Duration::from_secs(5), async || {
-        ask().await.is_some()
-    })
-    .await;
+    wait_for("a token again", Duration::from_secs(5), async || ask().await.is_some()).await;
 }
 
 #[test]

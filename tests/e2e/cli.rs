@@ -79,10 +79,7 @@ async fn mistakes_end_with_code_two_and_a_sentence_that_names_the_flag() {
         let output = run(args).await;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-        assert!(
-            text.contains(named),
-            "{args:?} does not name {named}: {text}"
-        );
+        assert!(text.contains(named), "{args:?} does not name {named}: {text}");
     }
 }
 

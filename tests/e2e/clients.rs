@@ -23,11 +23,8 @@ async fn prepared() -> PathBuf {
     require("python3", "python3-venv");
     require("npm", "npm");
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-cache");
-    let output = Command::new(here().join("prepare"))
-        .arg(&cache)
-        .output()
-        .await
-        .expect("bash runs");
+    let output =
+        Command::new(here().join("prepare")).arg(&cache).output().await.expect("bash runs");
     assert!(
         output.status.success(),
         "client libraries could not be installed: {}{}",
@@ -47,9 +44,7 @@ async fn python() -> Command {
 async fn node() -> Command {
     let cache = prepared().await;
     let mut command = Command::new("node");
-    command
-        .arg(here().join("node/plain.js"))
-        .env("NODE_PATH", cache.join("node/node_modules"));
+    command.arg(here().join("node/plain.js")).env("NODE_PATH", cache.join("node/node_modules"));
     command
 }
 
@@ -98,10 +93,7 @@ async fn run_through_reshard_and_expiry(mut command: Command, prefix: &str) {
             .expect("the client ends in time");
     assert!(status.success(), "{status}\n{output}{errors}");
     assert!(output.ends_with("ok\n"), "{output}{errors}");
-    assert!(
-        bed.metadata.token_requests() >= 2,
-        "tokens were renewed during the run"
-    );
+    assert!(bed.metadata.token_requests() >= 2, "tokens were renewed during the run");
 }
 
 #[tokio::test]

@@ -18,17 +18,9 @@ async fn hello_switches_the_protocol_and_presents_a_standalone_primary() {
     let bed = Bed::start().await;
     let mut client = Client::connect(bed.proxy.addr()).await;
     let two = client.cmd(&["HELLO"]).await;
-    assert!(
-        matches!(two, Value::Array(_)),
-        "RESP2 HELLO is a flat array: {two:?}"
-    );
-    let three = client
-        .cmd(&["HELLO", "3", "AUTH", "default", "whatever", "SETNAME", "me"])
-        .await;
-    assert!(
-        matches!(three, Value::Map(_)),
-        "RESP3 HELLO is a map: {three:?}"
-    );
+    assert!(matches!(two, Value::Array(_)), "RESP2 HELLO is a flat array: {two:?}");
+    let three = client.cmd(&["HELLO", "3", "AUTH", "default", "whatever", "SETNAME", "me"]).await;
+    assert!(matches!(three, Value::Map(_)), "RESP3 HELLO is a map: {three:?}");
     let field = |name: &str| three.field(name).map(|v| v.text());
     assert_eq!(field("proto").as_deref(), Some("3"));
     assert_eq!(field("mode").as_deref(), Some("standalone"));
@@ -43,18 +35,8 @@ async fn hello_switches_the_protocol_and_presents_a_standalone_primary() {
     client.send(&["GET", "absent"]).await;
     assert_eq!(client.read_raw().await, b"$-1\r\n");
     assert!(client.cmd(&["HELLO", "4"]).await.is_error("NOPROTO"));
-    assert!(
-        client
-            .cmd(&["HELLO", "x"])
-            .await
-            .is_error("ERR Protocol version is not an integer")
-    );
-    assert!(
-        client
-            .cmd(&["HELLO", "3", "NONSENSE"])
-            .await
-            .is_error("ERR")
-    );
+    assert!(client.cmd(&["HELLO", "x"]).await.is_error("ERR Protocol version is not an integer"));
+    assert!(client.cmd(&["HELLO", "3", "NONSENSE"]).await.is_error("ERR"));
 }
 
 #[tokio::test]
@@ -83,59 +65,23 @@ async fn connection_commands_answer_like_a_standalone_server(proto: Proto) {
     assert_eq!(client.cmd(&["ping", "hi"]).await, Value::bulk("hi"));
     assert_eq!(client.cmd(&["ECHO", "a\r\nb"]).await, Value::bulk("a\r\nb"));
     assert_eq!(client.cmd(&["AUTH", "anything"]).await, Value::ok());
-    assert_eq!(
-        client.cmd(&["AUTH", "default", "anything"]).await,
-        Value::ok()
-    );
-    assert!(
-        client
-            .cmd(&["AUTH"])
-            .await
-            .is_error("ERR wrong number of arguments")
-    );
-    assert!(
-        client
-            .cmd(&["AUTH", "a", "b", "c"])
-            .await
-            .is_error("ERR syntax error")
-    );
+    assert_eq!(client.cmd(&["AUTH", "default", "anything"]).await, Value::ok());
+    assert!(client.cmd(&["AUTH"]).await.is_error("ERR wrong number of arguments"));
+    assert!(client.cmd(&["AUTH", "a", "b", "c"]).await.is_error("ERR syntax error"));
     assert_eq!(client.cmd(&["SELECT", "0"]).await, Value::ok());
     assert!(client.cmd(&["SELECT", "1"]).await.is_error("ERR"));
     assert_eq!(client.cmd(&["CLIENT", "GETNAME"]).await, Value::Null);
-    assert_eq!(
-        client.cmd(&["CLIENT", "SETNAME", "worker-7"]).await,
-        Value::ok()
-    );
-    assert_eq!(
-        client.cmd(&["CLIENT", "GETNAME"]).await,
-        Value::bulk("worker-7")
-    );
-    assert!(
-        client
-            .cmd(&["CLIENT", "SETNAME", "with space"])
-            .await
-            .is_error("ERR")
-    );
-    assert_eq!(
-        client
-            .cmd(&["CLIENT", "SETINFO", "LIB-NAME", "redis-py"])
-            .await,
-        Value::ok()
-    );
-    assert_eq!(
-        client.cmd(&["CLIENT", "SETINFO", "lib-ver", "5.0"]).await,
-        Value::ok()
-    );
+    assert_eq!(client.cmd(&["CLIENT", "SETNAME", "worker-7"]).await, Value::ok());
+    assert_eq!(client.cmd(&["CLIENT", "GETNAME"]).await, Value::bulk("worker-7"));
+    assert!(client.cmd(&["CLIENT", "SETNAME", "with space"]).await.is_error("ERR"));
+    assert_eq!(client.cmd(&["CLIENT", "SETINFO", "LIB-NAME", "redis-py"]).await, Value::ok());
+    assert_eq!(client.cmd(&["CLIENT", "SETINFO", "lib-ver", "5.0"]).await, Value::ok());
     let id = client.cmd(&["CLIENT", "ID"]).await.int();
     let other = bed.client(proto).await.cmd(&["CLIENT", "ID"]).await.int();
     assert!(id > 0 && other > 0 && id != other, "ids {id} and {other}");
     assert_eq!(client.cmd(&["CLIENT", "ID"]).await.int(), id);
     let commands = client.cmd(&["COMMAND"]).await;
-    assert!(
-        commands.items().len() > 200,
-        "COMMAND lists {} commands",
-        commands.items().len()
-    );
+    assert!(commands.items().len() > 200, "COMMAND lists {} commands", commands.items().len());
     let get = commands
         .items()
         .iter()
@@ -148,16 +94,8 @@ async fn connection_commands_answer_like_a_standalone_server(proto: Proto) {
     assert!(!matches!(docs, Value::Null), "{docs:?}");
     assert_eq!(client.cmd(&["RESET"]).await, Value::Simple("RESET".into()));
     client.send(&["GET", "absent"]).await;
-    assert_eq!(
-        client.read_raw().await,
-        b"$-1\r\n",
-        "RESET goes back to RESP2"
-    );
-    assert_eq!(
-        client.cmd(&["CLIENT", "GETNAME"]).await,
-        Value::Null,
-        "RESET forgets the name"
-    );
+    assert_eq!(client.read_raw().await, b"$-1\r\n", "RESET goes back to RESP2");
+    assert_eq!(client.cmd(&["CLIENT", "GETNAME"]).await, Value::Null, "RESET forgets the name");
     assert_eq!(client.cmd(&["QUIT"]).await, Value::ok());
     client.expect_close().await;
     for front in bed.cluster.fronts() {
@@ -171,19 +109,13 @@ async fn connection_commands_answer_like_a_standalone_server(proto: Proto) {
 async fn replies_before_quit_are_delivered() {
     let bed = Bed::start().await;
     let mut client = Client::connect(bed.proxy.addr()).await;
-    client
-        .send_raw(b"SET a 1\r\nGET a\r\nQUIT\r\nSET a 2\r\n")
-        .await;
+    client.send_raw(b"SET a 1\r\nGET a\r\nQUIT\r\nSET a 2\r\n").await;
     assert_eq!(client.read().await, Value::ok());
     assert_eq!(client.read().await, Value::bulk("1"));
     assert_eq!(client.read().await, Value::ok());
     client.expect_close().await;
     let mut other = Client::connect(bed.proxy.addr()).await;
-    assert_eq!(
-        other.cmd(&["GET", "a"]).await,
-        Value::bulk("1"),
-        "nothing after QUIT runs"
-    );
+    assert_eq!(other.cmd(&["GET", "a"]).await, Value::bulk("1"), "nothing after QUIT runs");
 }
 
 async fn commands_of_a_later_issue_answer_something_and_leave_the_connection_usable(proto: Proto) {
@@ -257,11 +189,9 @@ async fn commands_of_a_later_issue_answer_something_and_leave_the_connection_usa
     }
     // Whatever those did, no node was shut down, reset or made a replica.
     assert!(bed.cluster.is_whole().await);
-    wait_for(
-        "a served key after all that",
-        Duration::from_secs(10),
-        async || bed.client(proto).await.cmd(&["SET", "k", "v"]).await == Value::ok(),
-    )
+    wait_for("a served key after all that", Duration::from_secs(10), async || {
+        bed.client(proto).await.cmd(&["SET", "k", "v"]).await == Value::ok()
+    })
     .await;
 }
 
@@ -273,10 +203,7 @@ async fn redis_cli_works_interactively_and_in_one_shot() {
         (vec!["SET", "cli", "v"], "OK"),
         (vec!["GET", "cli"], "v"),
         (vec!["-3", "HSET", "hash", "f", "1"], "1"),
-        (
-            vec!["-a", "any-password", "--no-auth-warning", "GET", "cli"],
-            "v",
-        ),
+        (vec!["-a", "any-password", "--no-auth-warning", "GET", "cli"], "v"),
     ] {
         let output = tokio::process::Command::new("redis-cli")
             .args(["-p", &port])
@@ -285,12 +212,7 @@ async fn redis_cli_works_interactively_and_in_one_shot() {
             .await
             .expect("redis-cli comes with redis-tools");
         let stdout = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(
-            stdout.trim(),
-            wanted,
-            "{args:?} {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert_eq!(stdout.trim(), wanted, "{args:?} {}", String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success());
     }
     let mut child = tokio::process::Command::new("redis-cli")

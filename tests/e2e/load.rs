@@ -47,11 +47,7 @@ async fn two_hundred_clients_each_keep_their_order(proto: Proto) {
     // They shared connections: far fewer upstream dials than clients.
     for front in bed.cluster.fronts() {
         let counts = front.counts();
-        assert!(
-            counts.connections < 50,
-            "{} connections for 200 clients",
-            counts.connections
-        );
+        assert!(counts.connections < 50, "{} connections for 200 clients", counts.connections);
     }
 }
 
@@ -60,9 +56,7 @@ async fn redis_benchmark_runs_without_an_error() {
     let bed = Bed::start().await;
     let port = bed.proxy.addr().port().to_string();
     let run = tokio::process::Command::new("redis-benchmark")
-        .args([
-            "-p", &port, "-c", "50", "-P", "16", "-n", "100000", "-r", "100000",
-        ])
+        .args(["-p", &port, "-c", "50", "-P", "16", "-n", "100000", "-r", "100000"])
         .args(["-t", "set,get", "-q"])
         .kill_on_drop(true)
         .output();
@@ -83,11 +77,7 @@ async fn redis_benchmark_runs_without_an_error() {
 #[tokio::test]
 async fn several_workers_serve_like_one() {
     let args = vec!["--threads".to_owned(), "2".to_owned()];
-    let bed = Bed::with(BedOptions {
-        args,
-        ..BedOptions::default()
-    })
-    .await;
+    let bed = Bed::with(BedOptions { args, ..BedOptions::default() }).await;
     let traffic = Traffic::start(bed.proxy.addr(), Proto::Resp3, spread_keys(40, 6));
     traffic.progress(20_000).await;
     traffic.stop_clean().await;
@@ -105,15 +95,8 @@ async fn a_client_that_does_not_read_holds_up_only_itself() {
     }
     for n in 0..200 {
         let start = tokio::time::Instant::now();
-        assert_eq!(
-            client.cmd(&cmd!["SET", format!("k{n}"), "v"]).await,
-            Value::ok()
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "held up {:?}",
-            start.elapsed()
-        );
+        assert_eq!(client.cmd(&cmd!["SET", format!("k{n}"), "v"]).await, Value::ok());
+        assert!(start.elapsed() < Duration::from_secs(5), "held up {:?}", start.elapsed());
     }
     for _ in 0..200 {
         assert!(lazy.read().await == Value::Bulk(value.clone()));
@@ -126,18 +109,14 @@ async fn clients_that_vanish_leave_nothing_behind() {
     for round in 0..50 {
         let mut client = bed.client(Proto::Resp2).await;
         for n in 0..100 {
-            client
-                .send(&cmd!["INCR", format!("vanish{}", (round * 100 + n) % 7)])
-                .await;
+            client.send(&cmd!["INCR", format!("vanish{}", (round * 100 + n) % 7)]).await;
         }
         drop(client);
     }
     let mut client = bed.client(Proto::Resp2).await;
     assert_eq!(client.cmd(&["SET", "after", "1"]).await, Value::ok());
-    wait_for(
-        "few upstream connections",
-        Duration::from_secs(10),
-        async || bed.cluster.fronts().all(|f| f.counts().connections < 20),
-    )
+    wait_for("few upstream connections", Duration::from_secs(10), async || {
+        bed.cluster.fronts().all(|f| f.counts().connections < 20)
+    })
     .await;
 }

@@ -13,10 +13,7 @@
 
 #[path = "../support/mod.rs"]
 #[macro_use]
-#[allow(
-    dead_code,
-    reason = "the bed is shared with the demo and serves suites to come"
-)]
+#[allow(dead_code, reason = "the bed is shared with the demo and serves suites to come")]
 mod support;
 
 mod admin;

@@ -62,10 +62,7 @@ async fn broken_frames_are_answered_like_redis_does_and_cost_only_their_own_conn
         }
         let wanted = String::from_utf8(until_close(&mut theirs).await).expect("text");
         let got = String::from_utf8(until_close(&mut ours).await).expect("text");
-        assert!(
-            wanted.contains("Protocol error"),
-            "the oracle accepts {shown:?}: {wanted}"
-        );
+        assert!(wanted.contains("Protocol error"), "the oracle accepts {shown:?}: {wanted}");
         assert_eq!(got, wanted, "for {shown:?}");
         assert_eq!(bystander.cmd(&["PING"]).await, Value::Simple("PONG".into()));
     }
@@ -102,10 +99,7 @@ async fn wrong_commands_get_the_words_of_redis() {
     ] {
         let args: Vec<_> = line.split(' ').collect();
         let wanted = theirs.cmd(&args).await;
-        assert!(
-            matches!(wanted, Value::Error(_)),
-            "the oracle accepts {line:?}: {wanted:?}"
-        );
+        assert!(matches!(wanted, Value::Error(_)), "the oracle accepts {line:?}: {wanted:?}");
         assert_eq!(ours.cmd(&args).await, wanted, "{line}");
     }
 }
@@ -132,9 +126,5 @@ async fn keys_of_several_slots_get_an_error_or_a_whole_answer_never_part_of_one(
             String::from_utf8_lossy(&command[0])
         );
     }
-    assert_eq!(
-        client.cmd(&["EXISTS", "a"]).await,
-        Value::Int(0),
-        "nothing was written"
-    );
+    assert_eq!(client.cmd(&["EXISTS", "a"]).await, Value::Int(0), "nothing was written");
 }

@@ -31,9 +31,7 @@ async fn proxy_before(node: &FakeNode) -> Proxy {
 }
 
 async fn proxy_at(upstream: &str, op_timeout: Duration) -> Proxy {
-    let options = ProxyOptions::new(upstream)
-        .args(["--no-iam-auth"])
-        .op_timeout(op_timeout);
+    let options = ProxyOptions::new(upstream).args(["--no-iam-auth"]).op_timeout(op_timeout);
     Proxy::start(options).await
 }
 
@@ -56,15 +54,8 @@ async fn a_move_to_an_unknown_node_works_at_once(proto: Proto) {
     let proxy = proxy_before(&known).await;
     let mut client = proxy.client(proto).await;
     let start = Instant::now();
-    assert_eq!(
-        client.cmd(&["GET", "k"]).await,
-        Value::bulk("from the unknown node")
-    );
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "took {:?}",
-        start.elapsed()
-    );
+    assert_eq!(client.cmd(&["GET", "k"]).await, Value::bulk("from the unknown node"));
+    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
 }
 
 async fn a_moved_without_a_host_means_the_node_that_said_it(proto: Proto) {
@@ -76,10 +67,7 @@ async fn a_moved_without_a_host_means_the_node_that_said_it(proto: Proto) {
     .await;
     let proxy = proxy_before(&known).await;
     let mut client = proxy.client(proto).await;
-    assert_eq!(
-        client.cmd(&["GET", "k"]).await,
-        Value::bulk("same host, other port")
-    );
+    assert_eq!(client.cmd(&["GET", "k"]).await, Value::bulk("same host, other port"));
 }
 
 async fn ask_sends_asking_next_to_the_command_on_one_connection(proto: Proto) {
@@ -134,11 +122,7 @@ async fn loading_is_waited_out(proto: Proto) {
             }
             let refuse =
                 left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-            Some(if refuse.is_ok() {
-                Act::error(refusal)
-            } else {
-                Act::reply(":1\r\n")
-            })
+            Some(if refuse.is_ok() { Act::error(refusal) } else { Act::reply(":1\r\n") })
         })
         .await;
         let proxy = proxy_before(&node).await;
@@ -161,23 +145,11 @@ async fn a_cluster_that_stays_down_gives_an_error_at_the_deadline(proto: Proto) 
     let Value::Error(text) = reply else {
         panic!("expected an error, got {reply:?}");
     };
-    assert!(
-        text.contains("CLUSTERDOWN"),
-        "the error names its cause: {text}"
-    );
-    assert!(
-        took >= Duration::from_millis(800),
-        "gave up after {took:?} of one second"
-    );
-    assert!(
-        took < Duration::from_secs(3),
-        "took {took:?} with a deadline of one second"
-    );
+    assert!(text.contains("CLUSTERDOWN"), "the error names its cause: {text}");
+    assert!(took >= Duration::from_millis(800), "gave up after {took:?} of one second");
+    assert!(took < Duration::from_secs(3), "took {took:?} with a deadline of one second");
     let attempts = node.count("GET");
-    assert!(
-        (2..=100).contains(&attempts),
-        "{attempts} attempts in one second: no backoff?"
-    );
+    assert!((2..=100).contains(&attempts), "{attempts} attempts in one second: no backoff?");
 }
 
 async fn a_reply_may_be_cut_at_any_byte(proto: Proto) {
@@ -197,11 +169,7 @@ async fn a_reply_may_be_cut_at_any_byte(proto: Proto) {
         let proxy = proxy_before(&node).await;
         let mut client = proxy.client(proto).await;
         let wanted = Value::Array(vec![Value::bulk("hello"), Value::Null]);
-        assert_eq!(
-            client.cmd(&["MGET", "k", "k"]).await,
-            wanted,
-            "cut at byte {cut}"
-        );
+        assert_eq!(client.cmd(&["MGET", "k", "k"]).await, wanted, "cut at byte {cut}");
         assert_eq!(node.count("MGET"), 2);
     }
 }
@@ -224,11 +192,7 @@ async fn endless_redirects_end_in_an_error(proto: Proto) {
             !reply.is_error("MOVED") && !reply.is_error("ASK"),
             "a client must not see {reply:?}"
         );
-        assert!(
-            start.elapsed() < Duration::from_secs(6),
-            "{redirect} took {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(6), "{redirect} took {:?}", start.elapsed());
         let hops = node.count("GET") - before;
         assert!((2..=64).contains(&hops), "{redirect}: {hops} hops");
         assert_eq!(client.cmd(&["ECHO", "alive"]).await, Value::bulk("alive"));
@@ -254,16 +218,8 @@ async fn two_halves(describe: impl Fn(Described) -> Described) -> (FakeNode, Fak
 async fn expect_halves(upstream: &str, proto: Proto, what: &str) {
     let proxy = proxy_at(upstream, Duration::from_secs(5)).await;
     let mut client = proxy.client(proto).await;
-    assert_eq!(
-        client.cmd(&["GET", &key_in_slot(1)]).await,
-        Value::bulk("low"),
-        "{what}"
-    );
-    assert_eq!(
-        client.cmd(&["GET", &key_in_slot(16000)]).await,
-        Value::bulk("high"),
-        "{what}"
-    );
+    assert_eq!(client.cmd(&["GET", &key_in_slot(1)]).await, Value::bulk("low"), "{what}");
+    assert_eq!(client.cmd(&["GET", &key_in_slot(16000)]).await, Value::bulk("high"), "{what}");
 }
 
 async fn shards_in_either_shape_and_slots_as_fallback(proto: Proto) {
@@ -292,35 +248,17 @@ async fn shards_in_either_shape_and_slots_as_fallback(proto: Proto) {
 #[tokio::test]
 async fn odd_endpoints_are_understood() {
     let cases: [(&str, Describe); 7] = [
-        ("tls-port beside port", |node| Described {
-            tls_port: Some(1),
-            ..node
-        }),
-        ("null endpoint, host of the asked node", |node| Described {
-            endpoint: None,
-            ..node
-        }),
-        ("'?' as endpoint", |node| Described {
-            endpoint: Some("?".into()),
-            ..node
-        }),
-        ("empty endpoint", |node| Described {
-            endpoint: Some(String::new()),
-            ..node
-        }),
+        ("tls-port beside port", |node| Described { tls_port: Some(1), ..node }),
+        ("null endpoint, host of the asked node", |node| Described { endpoint: None, ..node }),
+        ("'?' as endpoint", |node| Described { endpoint: Some("?".into()), ..node }),
+        ("empty endpoint", |node| Described { endpoint: Some(String::new()), ..node }),
         ("host name as endpoint", |node| Described {
             endpoint: Some("localhost".into()),
             hostname: Some("localhost".into()),
             ..node
         }),
-        ("empty ip beside a good endpoint", |node| Described {
-            ip: String::new(),
-            ..node
-        }),
-        ("empty hostname", |node| Described {
-            hostname: Some(String::new()),
-            ..node
-        }),
+        ("empty ip beside a good endpoint", |node| Described { ip: String::new(), ..node }),
+        ("empty hostname", |node| Described { hostname: Some(String::new()), ..node }),
     ];
     for (what, describe) in cases {
         let (low, high) = two_halves(describe).await;
@@ -336,12 +274,7 @@ async fn odd_endpoints_are_understood() {
         low.set_script(move |r: &Request| refuse(r).or_else(|| says(r)));
         let mut says = get_says("high");
         high.set_script(move |r: &Request| refuse(r).or_else(|| says(r)));
-        expect_halves(
-            &low.addr().to_string(),
-            Proto::Resp2,
-            &format!("{what}, by SLOTS"),
-        )
-        .await;
+        expect_halves(&low.addr().to_string(), Proto::Resp2, &format!("{what}, by SLOTS")).await;
     }
 }
 
@@ -349,16 +282,11 @@ async fn odd_endpoints_are_understood() {
 async fn ipv6_nodes_are_reached_by_layout_seed_and_redirect() {
     let low = FakeNode::start_on("[::1]:0", get_says("low")).await;
     let high = FakeNode::start_on("[::1]:0", get_says("high")).await;
-    let layout = vec![
-        Described::new((0, 8191), low.addr()),
-        Described::new((8192, 16383), high.addr()),
-    ];
+    let layout =
+        vec![Described::new((0, 8191), low.addr()), Described::new((8192, 16383), high.addr())];
     low.set_layout(layout.clone());
     high.set_layout(layout);
-    assert_eq!(
-        low.addr().to_string(),
-        format!("[::1]:{}", low.addr().port())
-    );
+    assert_eq!(low.addr().to_string(), format!("[::1]:{}", low.addr().port()));
     expect_halves(&low.addr().to_string(), Proto::Resp2, "seed [::1]").await;
     // MOVED writes an IPv6 host without brackets.
     let port = high.addr().port();
@@ -367,10 +295,7 @@ async fn ipv6_nodes_are_reached_by_layout_seed_and_redirect() {
     });
     let proxy = proxy_before(&low).await;
     let mut client = proxy.client(Proto::Resp2).await;
-    assert_eq!(
-        client.cmd(&["GET", &key_in_slot(1)]).await,
-        Value::bulk("high")
-    );
+    assert_eq!(client.cmd(&["GET", &key_in_slot(1)]).await, Value::bulk("high"));
 }
 
 #[tokio::test]
@@ -384,10 +309,7 @@ async fn a_server_without_cluster_support_is_one_node() {
     let proxy = proxy_before(&node).await;
     let mut client = proxy.client(Proto::Resp3).await;
     for slot in [0, 8000, 16383] {
-        assert_eq!(
-            client.cmd(&["GET", &key_in_slot(slot)]).await,
-            Value::bulk("single")
-        );
+        assert_eq!(client.cmd(&["GET", &key_in_slot(slot)]).await, Value::bulk("single"));
     }
 }
 
@@ -401,11 +323,7 @@ async fn the_next_seed_is_asked_when_the_first_is_dead() {
     let localhost = format!("localhost:{}", node.addr().port());
     let proxy = proxy_at(&localhost, Duration::from_secs(5)).await;
     let mut client = proxy.client(Proto::Resp2).await;
-    assert_eq!(
-        client.cmd(&["GET", "k"]).await,
-        Value::bulk("alive"),
-        "a DNS name as seed"
-    );
+    assert_eq!(client.cmd(&["GET", "k"]).await, Value::bulk("alive"), "a DNS name as seed");
 }
 
 #[tokio::test]
@@ -421,17 +339,10 @@ async fn a_silent_node_ends_in_an_error_and_a_late_reply_goes_to_nobody_else() {
     let start = Instant::now();
     let reply = client.cmd(&["GET", "slow"]).await;
     assert!(matches!(reply, Value::Error(_)), "{reply:?}");
-    assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
     for _ in 0..20 {
         let reply = client.cmd(&["GET", "quick"]).await;
-        assert!(
-            reply == Value::bulk("fresh") || matches!(reply, Value::Error(_)),
-            "{reply:?}"
-        );
+        assert!(reply == Value::bulk("fresh") || matches!(reply, Value::Error(_)), "{reply:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(client.cmd(&["GET", "quick"]).await, Value::bulk("fresh"));
@@ -449,10 +360,7 @@ async fn garbage_from_a_node_closes_that_link_only() {
     let proxy = proxy_before(&node).await;
     let mut client = Client::connect(proxy.addr()).await;
     let reply = client.cmd(&["GET", "k"]).await;
-    assert!(
-        reply == Value::bulk("sane") || matches!(reply, Value::Error(_)),
-        "{reply:?}"
-    );
+    assert!(reply == Value::bulk("sane") || matches!(reply, Value::Error(_)), "{reply:?}");
     assert_eq!(client.cmd(&["GET", "k"]).await, Value::bulk("sane"));
 }
 
@@ -471,14 +379,8 @@ async fn a_failed_authentication_at_a_scripted_node_is_told() {
     let mut client = proxy.client(Proto::Resp2).await;
     let reply = client.cmd(&["GET", "k"]).await;
     assert!(matches!(reply, Value::Error(_)), "{reply:?}");
-    assert!(
-        !reply.is_error("WRONGPASS"),
-        "the client's own password is not at fault: {reply:?}"
-    );
+    assert!(!reply.is_error("WRONGPASS"), "the client's own password is not at fault: {reply:?}");
     assert!(!reply.text().contains("ya29"), "{reply:?}");
     assert_eq!(proxy.get("/readiness").await.status, 503);
-    assert!(
-        node.count("AUTH") + node.count("HELLO") < 60,
-        "a storm of AUTHs"
-    );
+    assert!(node.count("AUTH") + node.count("HELLO") < 60, "a storm of AUTHs");
 }

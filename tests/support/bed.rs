@@ -43,16 +43,11 @@ impl Bed {
         let lifetime = options.token_lifetime.unwrap_or(Duration::from_secs(3600));
         let metadata = FakeMetadata::start(lifetime).await;
         let cluster = Cluster::start(options.cluster, metadata.tokens()).await;
-        let mut proxy = ProxyOptions::new(cluster.seed())
-            .metadata(metadata.host())
-            .args(options.args);
+        let mut proxy =
+            ProxyOptions::new(cluster.seed()).metadata(metadata.host()).args(options.args);
         proxy.op_timeout = options.op_timeout;
         let proxy = Proxy::start(proxy).await;
-        Self {
-            proxy,
-            cluster,
-            metadata,
-        }
+        Self { proxy, cluster, metadata }
     }
 
     /// A client of the proxy.

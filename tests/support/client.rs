@@ -30,19 +30,14 @@ pub struct Client {
 impl Client {
     /// Connects, still in RESP2.
     pub async fn connect(addr: SocketAddr) -> Self {
-        Self::try_connect(addr)
-            .await
-            .unwrap_or_else(|e| panic!("cannot connect to {addr}: {e}"))
+        Self::try_connect(addr).await.unwrap_or_else(|e| panic!("cannot connect to {addr}: {e}"))
     }
 
     /// Connects, or says why not.
     pub async fn try_connect(addr: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buf: BytesMut::new(),
-        })
+        Ok(Self { stream, buf: BytesMut::new() })
     }
 
     /// Connects and switches to the wanted RESP version.
@@ -85,10 +80,7 @@ impl Client {
     /// Reads one reply.
     pub async fn try_read(&mut self) -> std::io::Result<Value> {
         let raw = self.try_read_raw().await?;
-        Ok(resp::parse(&raw)
-            .expect("well-formed reply")
-            .expect("whole reply")
-            .0)
+        Ok(resp::parse(&raw).expect("well-formed reply").expect("whole reply").0)
     }
 
     /// Reads one reply as raw bytes.
@@ -117,10 +109,7 @@ impl Client {
             Ok(Err(e)) => Err(e),
             Err(_) => Err(std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
-                format!(
-                    "no whole reply for {REPLY_DEADLINE:?}; have {} bytes",
-                    self.buf.len()
-                ),
+                format!("no whole reply for {REPLY_DEADLINE:?}; have {} bytes", self.buf.len()),
             )),
         }
     }
@@ -154,11 +143,7 @@ impl Client {
                     .await
                     .unwrap_or_else(|_| panic!("hang after {} of {replies} replies", got.len()))
                     .expect("read from peer");
-                assert!(
-                    n > 0,
-                    "peer closed after {} of {replies} replies",
-                    got.len()
-                );
+                assert!(n > 0, "peer closed after {} of {replies} replies", got.len());
             }
         };
         tokio::join!(write, read).1
@@ -171,18 +156,11 @@ impl Client {
 
     /// Waits until the peer closes; panics if it sends more bytes instead.
     pub async fn expect_close(&mut self) {
-        assert!(
-            self.buf.is_empty(),
-            "unread bytes: {:?}",
-            String::from_utf8_lossy(&self.buf)
-        );
+        assert!(self.buf.is_empty(), "unread bytes: {:?}", String::from_utf8_lossy(&self.buf));
         match self.fill().await {
             Err(e) if e.kind() != std::io::ErrorKind::TimedOut => {}
             Err(_) => panic!("the peer did not close the connection"),
-            Ok(()) => panic!(
-                "expected a close, got {:?}",
-                String::from_utf8_lossy(&self.buf)
-            ),
+            Ok(()) => panic!("expected a close, got {:?}", String::from_utf8_lossy(&self.buf)),
         }
     }
 

@@ -5,7 +5,6 @@
 //! waits, without the races of CLUSTER MEET. They announce the ports of their fronts, so MOVED, ASK,
 //! CLUSTER SLOTS and CLUSTER SHARDS lead through the fronts; the cluster bus goes directly.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +15,11 @@ use super::client::Client;
 use super::front::{BoundFront, FrontOptions, IamFront};
 use super::metadata::Tokens;
 use super::node::Node;
+use super::nodes_conf::{Plan, nodes_conf};
 use super::ports::free_port;
 use super::process::require;
 use super::resp::Value;
-use super::slots::{SLOTS, shard_range};
+use super::slots::SLOTS;
 use super::wait::{holds, wait_for};
 
 /// How the cluster looks at the start.
@@ -86,9 +86,7 @@ impl Member {
 
     /// Its front; panics when the cluster was started without fronts.
     pub fn front(&self) -> &IamFront {
-        self.front
-            .as_ref()
-            .expect("the cluster was started with fronts")
+        self.front.as_ref().expect("the cluster was started with fronts")
     }
 }
 
@@ -101,15 +99,6 @@ pub struct Cluster {
     members: Vec<Member>,
     // Last: the servers die before their directories go.
     _dir: TempDir,
-}
-
-struct Plan {
-    id: String,
-    port: u16,
-    bus: u16,
-    front: Option<BoundFront>,
-    shard: usize,
-    primary: Option<usize>,
 }
 
 impl Cluster {
@@ -141,19 +130,14 @@ impl Cluster {
                 id: (0..40).map(|_| fastrand::digit(16)).collect(),
                 port: free_port(),
                 bus: free_port(),
-                front: if options.fronts {
-                    Some(BoundFront::bind().await)
-                } else {
-                    None
-                },
+                front: if options.fronts { Some(BoundFront::bind().await) } else { None },
                 shard: primary.unwrap_or(index),
                 primary,
             });
         }
         let mut members = Vec::new();
-        let confs: Vec<_> = (0..plans.len())
-            .map(|i| nodes_conf(&plans, i, options.shards))
-            .collect();
+        let confs: Vec<_> =
+            (0..plans.len()).map(|i| nodes_conf(&plans, i, options.shards)).collect();
         for (index, (plan, conf)) in plans.into_iter().zip(confs).enumerate() {
             let home = dir.path().join(index.to_string());
             std::fs::create_dir(&home).expect("a directory for the node");
@@ -192,18 +176,9 @@ impl Cluster {
                     tokens: tokens.clone(),
                 })
             });
-            members.push(Member {
-                id: plan.id,
-                node,
-                front,
-            });
+            members.push(Member { id: plan.id, node, front });
         }
-        Self {
-            options,
-            password,
-            members,
-            _dir: dir,
-        }
+        Self { options, password, members, _dir: dir }
     }
 
     /// Waits for a whole cluster; false when a server has ended by itself.
@@ -214,11 +189,7 @@ impl Cluster {
             ended || self.is_whole().await
         })
         .await;
-        assert!(
-            whole,
-            "the cluster did not form in 30 s: {}",
-            self.members[0].node.log_tail()
-        );
+        assert!(whole, "the cluster did not form in 30 s: {}", self.members[0].node.log_tail());
         !ended
     }
 
@@ -326,11 +297,7 @@ impl Cluster {
     }
 
     async fn slot_owners_by(&self, index: usize) -> Option<Vec<Option<usize>>> {
-        let slots = self.members[index]
-            .node
-            .try_run(&["CLUSTER", "SLOTS"])
-            .await
-            .ok()?;
+        let slots = self.members[index].node.try_run(&["CLUSTER", "SLOTS"]).await.ok()?;
         let mut owners = vec![None; usize::from(SLOTS)];
         for range in slots.items() {
             let range = range.items();
@@ -359,22 +326,18 @@ impl Cluster {
 
     /// Waits until every node that answers sees member `index` as an owner of slots.
     pub async fn wait_primary(&self, index: usize) {
-        wait_for(
-            "the new primary to be known everywhere",
-            Duration::from_secs(30),
-            async || {
-                for (by, member) in self.members.iter().enumerate() {
-                    if member.node.has_exited() {
-                        continue;
-                    }
-                    match self.slot_owners_by(by).await {
-                        Some(owners) if owners.contains(&Some(index)) => {}
-                        _ => return false,
-                    }
+        wait_for("the new primary to be known everywhere", Duration::from_secs(30), async || {
+            for (by, member) in self.members.iter().enumerate() {
+                if member.node.has_exited() {
+                    continue;
                 }
-                true
-            },
-        )
+                match self.slot_owners_by(by).await {
+                    Some(owners) if owners.contains(&Some(index)) => {}
+                    _ => return false,
+                }
+            }
+            true
+        })
         .await;
     }
 
@@ -410,32 +373,4 @@ impl Cluster {
             let _ = member.node.run(&["FLUSHALL"]).await;
         }
     }
-}
-
-fn nodes_conf(plans: &[Plan], me: usize, shards: usize) -> String {
-    let mut text = String::new();
-    for (index, plan) in plans.iter().enumerate() {
-        let port = plan.front.as_ref().map_or(plan.port, BoundFront::port);
-        let role = if plan.primary.is_some() {
-            "slave"
-        } else {
-            "master"
-        };
-        let myself = if index == me { "myself," } else { "" };
-        let primary = plan.primary.map_or("-", |p| &plans[p].id);
-        let epoch = plan.shard + 1;
-        write!(
-            text,
-            "{} 127.0.0.1:{port}@{} {myself}{role} {primary} 0 0 {epoch} connected",
-            plan.id, plan.bus
-        )
-        .expect("writing to a String");
-        if plan.primary.is_none() {
-            let range = shard_range(plan.shard, shards);
-            write!(text, " {}-{}", range.start(), range.end()).expect("writing to a String");
-        }
-        text.push('\n');
-    }
-    text.push_str(&format!("vars currentEpoch {shards} lastVoteEpoch 0\n"));
-    text
 }

@@ -147,11 +147,7 @@ impl FakeNode {
 
     /// How many requests with this upper-case name came so far.
     pub fn count(&self, name: &str) -> usize {
-        lock(&self.shared.log)
-            .iter()
-            .flatten()
-            .filter(|r| r.name() == name)
-            .count()
+        lock(&self.shared.log).iter().flatten().filter(|r| r.name() == name).count()
     }
 }
 
@@ -223,10 +219,7 @@ async fn connection(mut stream: TcpStream, index: usize, shared: &Shared) -> std
 
 fn friendly(request: &Request, shared: &Shared, resp3: bool) -> Act {
     let layout = lock(&shared.layout);
-    match (
-        request.name().as_str(),
-        request.arg(1).to_ascii_uppercase().as_str(),
-    ) {
+    match (request.name().as_str(), request.arg(1).to_ascii_uppercase().as_str()) {
         ("AUTH" | "READONLY" | "READWRITE" | "ASKING" | "CLIENT" | "SELECT", _) => {
             Act::reply("+OK\r\n")
         }
@@ -234,9 +227,9 @@ fn friendly(request: &Request, shared: &Shared, resp3: bool) -> Act {
         ("HELLO", _) => Act::Reply(hello(resp3)),
         ("CLUSTER", "SHARDS") => Act::Reply(shards(&layout, resp3)),
         ("CLUSTER", "SLOTS") => Act::Reply(slots(&layout)),
-        (name, _) => Act::error(&format!(
-            "ERR unknown command '{name}', with args beginning with: "
-        )),
+        (name, _) => {
+            Act::error(&format!("ERR unknown command '{name}', with args beginning with: "))
+        }
     }
 }
 
@@ -245,22 +238,15 @@ fn bulk(text: &str) -> String {
 }
 
 fn map(pairs: usize, resp3: bool) -> String {
-    if resp3 {
-        format!("%{pairs}\r\n")
-    } else {
-        format!("*{}\r\n", pairs * 2)
-    }
+    if resp3 { format!("%{pairs}\r\n") } else { format!("*{}\r\n", pairs * 2) }
 }
 
 fn hello(resp3: bool) -> Vec<u8> {
     let proto = if resp3 { 3 } else { 2 };
     let mut out = map(7, resp3);
-    for (key, value) in [
-        ("server", "redis"),
-        ("version", "7.0.15"),
-        ("mode", "cluster"),
-        ("role", "master"),
-    ] {
+    for (key, value) in
+        [("server", "redis"), ("version", "7.0.15"), ("mode", "cluster"), ("role", "master")]
+    {
         out += &(bulk(key) + &bulk(value));
     }
     out += &(bulk("proto")
@@ -294,10 +280,7 @@ pub fn shards(layout: &[Described], resp3: bool) -> Vec<u8> {
         }
         fields.push(("ip", bulk(&node.ip)));
         let null = if resp3 { "_\r\n" } else { "$-1\r\n" };
-        fields.push((
-            "endpoint",
-            node.endpoint.as_deref().map_or(null.to_owned(), bulk),
-        ));
+        fields.push(("endpoint", node.endpoint.as_deref().map_or(null.to_owned(), bulk)));
         if let Some(name) = &node.hostname {
             fields.push(("hostname", bulk(name)));
         }

@@ -162,9 +162,7 @@ impl Faults {
 
     /// Like [`Self::answer_error`] with any reply bytes.
     pub fn answer(&self, name: &str, reply: &[u8], times: u32) {
-        self.lock()
-            .canned
-            .insert(name.to_ascii_uppercase(), (reply.to_vec(), times));
+        self.lock().canned.insert(name.to_ascii_uppercase(), (reply.to_vec(), times));
     }
 
     /// Refuses new dials (the port is closed) or listens again.

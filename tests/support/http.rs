@@ -33,22 +33,13 @@ pub async fn try_get(addr: SocketAddr, path: &str) -> std::io::Result<Response> 
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let broken = || std::io::Error::other(format!("not an HTTP answer: {text:?}"));
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(broken)?;
-    let status = head
-        .split_whitespace()
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .ok_or_else(broken)?;
-    let chunked = head
-        .to_ascii_lowercase()
-        .contains("transfer-encoding: chunked");
+    let status =
+        head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).ok_or_else(broken)?;
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
     Ok(Response {
         status,
         head: head.to_owned(),
-        body: if chunked {
-            unchunk(body)
-        } else {
-            body.to_owned()
-        },
+        body: if chunked { unchunk(body) } else { body.to_owned() },
     })
 }
 

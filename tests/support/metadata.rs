@@ -34,9 +34,7 @@ impl Tokens {
 
     /// Whether a connection may authenticate with it now.
     pub fn is_live(&self, token: &str) -> bool {
-        self.lock()
-            .get(token)
-            .is_some_and(|end| *end > Instant::now())
+        self.lock().get(token).is_some_and(|end| *end > Instant::now())
     }
 
     /// Ends a token early.
@@ -126,12 +124,7 @@ impl FakeMetadata {
         });
         let (up, up_rx) = watch::channel(true);
         let task = tokio::spawn(serve(addr, listener, up_rx, shared.clone())).abort_handle();
-        Self {
-            addr,
-            shared,
-            up,
-            task,
-        }
+        Self { addr, shared, up, task }
     }
 
     /// `HOST:PORT`, the value of `GCE_METADATA_HOST`.
@@ -180,10 +173,7 @@ impl FakeMetadata {
     }
 
     fn settings(&self) -> MutexGuard<'_, Settings> {
-        self.shared
-            .settings
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
+        self.shared.settings.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -236,9 +226,7 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
     }
     let head = String::from_utf8_lossy(&head).into_owned();
     let path = head.split_whitespace().nth(1).unwrap_or("/").to_owned();
-    let flavored = head
-        .to_ascii_lowercase()
-        .contains("metadata-flavor: google");
+    let flavored = head.to_ascii_lowercase().contains("metadata-flavor: google");
     let (delay, fault) = {
         let settings = shared.settings.lock().unwrap_or_else(|e| e.into_inner());
         (settings.delay, settings.fault.clone())
@@ -254,11 +242,7 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
         _ => {}
     }
     let (status, kind, body) = if !flavored {
-        (
-            "403 Forbidden",
-            "text/plain",
-            "Missing Metadata-Flavor:Google header.".to_owned(),
-        )
+        ("403 Forbidden", "text/plain", "Missing Metadata-Flavor:Google header.".to_owned())
     } else {
         respond(&shared, &path, fault)
     };
@@ -283,21 +267,13 @@ fn respond(
     }
     match fault {
         Some(MetadataFault::InternalError) => {
-            return (
-                "500 Internal Server Error",
-                "text/plain",
-                "backend error".to_owned(),
-            );
+            return ("500 Internal Server Error", "text/plain", "backend error".to_owned());
         }
         Some(MetadataFault::Garbage) => {
             return ("200 OK", "text/html", "<html>login</html>".to_owned());
         }
         Some(MetadataFault::MissingToken) => {
-            return (
-                "200 OK",
-                "application/json",
-                r#"{"token_type":"Bearer"}"#.to_owned(),
-            );
+            return ("200 OK", "application/json", r#"{"token_type":"Bearer"}"#.to_owned());
         }
         _ => {}
     }
@@ -309,9 +285,7 @@ fn respond(
             Some((token, end)) if settings.sticky && end > now + lifetime / 10 => (token, end),
             _ => (shared.tokens.mint(lifetime), now + lifetime),
         };
-        let left = settings
-            .advertised
-            .unwrap_or_else(|| end.duration_since(now));
+        let left = settings.advertised.unwrap_or_else(|| end.duration_since(now));
         settings.cached = Some((token.clone(), end));
         // Whole seconds, rounded up: the real server never says 0 for a token it hands out.
         let left = left.as_secs_f64().ceil() as u64;

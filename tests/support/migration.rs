@@ -27,19 +27,9 @@ impl Cluster {
         let (source_id, target_id) = (&self.member(from).id, &self.member(to).id);
         let mut target = self.admin(to).await;
         let mut source = self.admin(from).await;
-        ok(target
-            .cmd(&["CLUSTER", "SETSLOT", &number, "IMPORTING", source_id])
-            .await);
-        ok(source
-            .cmd(&["CLUSTER", "SETSLOT", &number, "MIGRATING", target_id])
-            .await);
-        Migration {
-            cluster: self,
-            slot,
-            from,
-            to,
-            source,
-        }
+        ok(target.cmd(&["CLUSTER", "SETSLOT", &number, "IMPORTING", source_id]).await);
+        ok(source.cmd(&["CLUSTER", "SETSLOT", &number, "MIGRATING", target_id]).await);
+        Migration { cluster: self, slot, from, to, source }
     }
 
     /// Moves `slot` with all its keys to member `to`.
@@ -60,12 +50,7 @@ impl Migration<'_> {
     pub async fn move_keys(&mut self, limit: usize) -> usize {
         let listed = self
             .source
-            .cmd(&[
-                "CLUSTER",
-                "GETKEYSINSLOT",
-                &self.slot.to_string(),
-                &limit.to_string(),
-            ])
+            .cmd(&["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), &limit.to_string()])
             .await;
         let keys: Vec<_> = listed.items().iter().map(key_bytes).collect();
         self.move_named(&keys).await;
@@ -79,17 +64,8 @@ impl Migration<'_> {
         }
         let target = &self.cluster.member(self.to).node;
         let port = target.addr().port().to_string();
-        let mut command = cmd![
-            "MIGRATE",
-            "127.0.0.1",
-            &port,
-            "",
-            "0",
-            "5000",
-            "AUTH",
-            target.password(),
-            "KEYS"
-        ];
+        let mut command =
+            cmd!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "AUTH", target.password(), "KEYS"];
         command.extend(keys.iter().map(|k| k.as_ref().to_vec()));
         let reply = self.source.cmd(&command).await;
         // NOKEY: a client deleted them, or they expired, since they were listed.
@@ -128,13 +104,8 @@ impl Migration<'_> {
         let mut target = self.cluster.admin(self.to).await;
         let source = &self.cluster.member(self.from).node;
         let port = source.addr().port().to_string();
-        ok(self
-            .source
-            .cmd(&["CLUSTER", "SETSLOT", &number, "STABLE"])
-            .await);
-        let listed = target
-            .cmd(&["CLUSTER", "GETKEYSINSLOT", &number, "1000000"])
-            .await;
+        ok(self.source.cmd(&["CLUSTER", "SETSLOT", &number, "STABLE"]).await);
+        let listed = target.cmd(&["CLUSTER", "GETKEYSINSLOT", &number, "1000000"]).await;
         if !listed.items().is_empty() {
             let mut command = cmd![
                 "MIGRATE",

@@ -71,10 +71,7 @@ impl Node {
 
     fn spawn(&self) {
         let mut command = guarded("redis-server");
-        command
-            .args(&self.args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.args(&self.args).stdout(Stdio::null()).stderr(Stdio::null());
         *self.lock() = Some(Process::spawn(&mut command));
     }
 
@@ -116,10 +113,7 @@ impl Node {
 
     fn signal(&self, name: &str) {
         let process = self.lock();
-        process
-            .as_ref()
-            .expect("the node was not killed")
-            .signal(name);
+        process.as_ref().expect("the node was not killed").signal(name);
     }
 
     /// A new authenticated connection straight to the node.

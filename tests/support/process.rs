@@ -36,13 +36,8 @@ impl Process {
     /// Sends a signal by name, e.g. `STOP`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let done = Command::new("kill")
-            .args([&format!("-{name}"), &pid])
-            .status();
-        assert!(
-            done.is_ok_and(|s| s.success()),
-            "cannot send SIG{name} to process {pid}"
-        );
+        let done = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(done.is_ok_and(|s| s.success()), "cannot send SIG{name} to process {pid}");
     }
 
     /// The exit status, if it has ended.
@@ -72,10 +67,7 @@ impl Process {
     /// Takes the captured output pipes.
     pub fn take_output(
         &mut self,
-    ) -> (
-        Option<std::process::ChildStdout>,
-        Option<std::process::ChildStderr>,
-    ) {
+    ) -> (Option<std::process::ChildStdout>, Option<std::process::ChildStderr>) {
         (self.child.stdout.take(), self.child.stderr.take())
     }
 }

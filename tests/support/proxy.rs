@@ -105,10 +105,7 @@ fn default_binary() -> PathBuf {
         return path.into();
     }
     let me = std::env::current_exe().expect("path of this program");
-    let profile = me
-        .parent()
-        .and_then(|examples| examples.parent())
-        .expect("target/PROFILE");
+    let profile = me.parent().and_then(|examples| examples.parent()).expect("target/PROFILE");
     profile.join("memorystore-auth-proxy")
 }
 
@@ -146,12 +143,7 @@ impl Proxy {
             .arg(&options.upstream)
             .args(["--port", &options.port.to_string()])
             .args(["--http-port", &http_port.to_string()])
-            .args([
-                "--http-address",
-                "127.0.0.1",
-                "--health-check",
-                "--prometheus",
-            ])
+            .args(["--http-address", "127.0.0.1", "--health-check", "--prometheus"])
             .args(&options.args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -167,13 +159,7 @@ impl Proxy {
         let (stdout, stderr) = process.take_output();
         collect(stdout, output.clone());
         collect(stderr, output.clone());
-        let mut proxy = Self {
-            process,
-            port: 0,
-            http_port,
-            output,
-            _home: home,
-        };
+        let mut proxy = Self { process, port: 0, http_port, output, _home: home };
         let listening = holds(Duration::from_secs(20), async || {
             proxy.port = proxy.logged_port().unwrap_or(0);
             proxy.port != 0 || proxy.process.exited().is_some()
@@ -203,10 +189,7 @@ impl Proxy {
             }
         })
         .await;
-        assert!(
-            ready,
-            "the proxy did not become ready in 20 s; /readiness: {last}"
-        );
+        assert!(ready, "the proxy did not become ready in 20 s; /readiness: {last}");
     }
 
     /// Where clients connect.
@@ -253,10 +236,7 @@ impl Proxy {
     }
 
     fn lines(&self) -> Vec<String> {
-        self.output
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .clone()
+        self.output.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     fn logged_port(&self) -> Option<u16> {

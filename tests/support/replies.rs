@@ -62,9 +62,8 @@ impl ReplyOrder {
 
     /// Takes note of one reply frame of the node.
     pub fn reply(&mut self, frame: &[u8]) {
-        let confirmation = ["subscribe\r\n", "unsubscribe\r\n"]
-            .iter()
-            .any(|word| second_line_ends(frame, word));
+        let confirmation =
+            ["subscribe\r\n", "unsubscribe\r\n"].iter().any(|word| second_line_ends(frame, word));
         match self.waiting.front_mut() {
             Some(Expected::Confirmations(left)) if confirmation || frame.starts_with(b"-") => {
                 self.subscribed = true;
@@ -97,7 +96,5 @@ fn second_line_ends(frame: &[u8], word: &str) -> bool {
     let mut lines = frame.split_inclusive(|&b| b == b'\n');
     matches!(lines.next(), Some([b'*' | b'>', ..]))
         && matches!(lines.next(), Some([b'$', ..]))
-        && lines
-            .next()
-            .is_some_and(|line| line.ends_with(word.as_bytes()) && line.len() <= 15)
+        && lines.next().is_some_and(|line| line.ends_with(word.as_bytes()) && line.len() <= 15)
 }

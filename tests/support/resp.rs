@@ -77,10 +77,7 @@ impl Value {
 
     /// The value under `key` of a map (RESP3) or flat array (RESP2).
     pub fn field(&self, key: &str) -> Option<Value> {
-        self.pairs()
-            .into_iter()
-            .find(|(k, _)| k.text() == key)
-            .map(|(_, v)| v)
+        self.pairs().into_iter().find(|(k, _)| k.text() == key).map(|(_, v)| v)
     }
 
     /// Whether this is an error reply that starts with `prefix`.
@@ -96,12 +93,7 @@ impl fmt::Debug for Value {
             Self::Error(s) => write!(f, "-{s}"),
             Self::Int(n) => write!(f, ":{n}"),
             Self::Bulk(b) if b.len() > 80 => {
-                write!(
-                    f,
-                    "{:?}… ({} bytes)",
-                    String::from_utf8_lossy(&b[..80]),
-                    b.len()
-                )
+                write!(f, "{:?}… ({} bytes)", String::from_utf8_lossy(&b[..80]), b.len())
             }
             Self::Bulk(b) => write!(f, "{:?}", String::from_utf8_lossy(b)),
             Self::Null => f.write_str("null"),
@@ -109,10 +101,7 @@ impl fmt::Debug for Value {
                 write!(f, "array of {}, first {:?}", v.len(), &v[..24])
             }
             Self::Array(v) => f.debug_list().entries(v).finish(),
-            Self::Map(v) => f
-                .debug_map()
-                .entries(v.iter().map(|(k, v)| (k, v)))
-                .finish(),
+            Self::Map(v) => f.debug_map().entries(v.iter().map(|(k, v)| (k, v))).finish(),
             Self::Set(v) => write!(f, "set{v:?}"),
             Self::Push(v) => write!(f, "push{v:?}"),
             Self::Double(s) => write!(f, ",{s}"),
@@ -207,11 +196,7 @@ fn value(buf: &[u8], pos: &mut usize) -> Result<Value, Malformed> {
         b'>' => Value::Push(many(number(rest)?, pos)?),
         b'%' => {
             let flat = many(2 * number(rest)?, pos)?;
-            Value::Map(
-                flat.chunks(2)
-                    .map(|c| (c[0].clone(), c[1].clone()))
-                    .collect(),
-            )
+            Value::Map(flat.chunks(2).map(|c| (c[0].clone(), c[1].clone())).collect())
         }
         b'|' => {
             many(2 * number(rest)?, pos)?;
@@ -249,10 +234,7 @@ impl Request {
 
     /// Argument `i` as text; empty when there is none.
     pub fn arg(&self, i: usize) -> String {
-        self.args
-            .get(i)
-            .map(|a| String::from_utf8_lossy(a).into_owned())
-            .unwrap_or_default()
+        self.args.get(i).map(|a| String::from_utf8_lossy(a).into_owned()).unwrap_or_default()
     }
 }
 

@@ -105,11 +105,7 @@ async fn drive(
     let mut client = Client::connect_proto(addr, proto).await;
     let mut counters: Vec<_> = keys
         .iter()
-        .map(|key| Counter {
-            key: format!("{key}:count"),
-            value: 0,
-            unsure: 0,
-        })
+        .map(|key| Counter { key: format!("{key}:count"), value: 0, unsure: 0 })
         .collect();
     let mut round = 0u64;
     while !stop.load(Ordering::Relaxed) {
@@ -119,20 +115,14 @@ async fn drive(
             .iter()
             .zip(&counters)
             .flat_map(|(key, counter)| {
-                [
-                    cmd!["SET", key, &value],
-                    cmd!["GET", key],
-                    cmd!["INCR", &counter.key],
-                ]
+                [cmd!["SET", key, &value], cmd!["GET", key], cmd!["INCR", &counter.key]]
             })
             .collect();
         let start = Instant::now();
         let replies = client.pipeline(&commands).await;
         report.slowest = report.slowest.max(start.elapsed());
         for (replies, counter) in replies.chunks(3).zip(&mut counters) {
-            let [set, get, incr] = replies else {
-                unreachable!("three replies a key")
-            };
+            let [set, get, incr] = replies else { unreachable!("three replies a key") };
             match set {
                 Value::Error(text) => report.errors.push(text.clone()),
                 set => assert_eq!(*set, Value::ok()),
@@ -171,7 +161,5 @@ async fn drive(
 
 /// `clients` lists of `each` keys, spread over all slots, no key twice.
 pub fn spread_keys(clients: usize, each: usize) -> Vec<Vec<String>> {
-    (0..clients)
-        .map(|c| (0..each).map(|k| format!("client{c}:key{k}")).collect())
-        .collect()
+    (0..clients).map(|c| (0..each).map(|k| format!("client{c}:key{k}")).collect()).collect()
 }

@@ -20,8 +20,5 @@ pub async fn holds(limit: Duration, mut condition: impl AsyncFnMut() -> bool) ->
 
 /// Waits until `condition` is true; panics with `what` after `limit`.
 pub async fn wait_for(what: &str, limit: Duration, condition: impl AsyncFnMut() -> bool) {
-    assert!(
-        holds(limit, condition).await,
-        "waited {limit:?} in vain for {what}"
-    );
+    assert!(holds(limit, condition).await, "waited {limit:?} in vain for {what}");
 }
