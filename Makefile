@@ -40,7 +40,7 @@ servers:
 	fi
 
 clients:
-	$(call need,python3 -c 'import venv, ensurepip',python3 python3-venv)
+	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
 	$(call need,command -v node && command -v npm,nodejs npm)
 
 demo: servers
