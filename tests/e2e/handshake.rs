@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::both_protocols;
-use crate::support::bed::Bed;
+use crate::support::bed::{Bed, BedOptions};
 use crate::support::client::{Client, Proto};
 use crate::support::resp::Value;
 use crate::support::wait::wait_for;
@@ -228,4 +228,27 @@ async fn redis_cli_works_interactively_and_in_one_shot() {
     drop(stdin);
     let output = child.wait_with_output().await.expect("redis-cli ends");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "OK\n2\n2\n");
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_like_the_port_and_is_gone_at_the_end() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("proxy.sock");
+    let args = ["--unix-socket".to_owned(), path.display().to_string()].to_vec();
+    let mut bed = Bed::with(BedOptions { args, ..BedOptions::default() }).await;
+    let mode = std::fs::metadata(&path).expect("the socket is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    for (line, wanted) in [("SET unix v", "OK"), ("GET unix", "v")] {
+        let output = tokio::process::Command::new("redis-cli")
+            .arg("-s")
+            .arg(&path)
+            .args(line.split(' '))
+            .output()
+            .await
+            .expect("redis-cli comes with redis-tools");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), wanted, "{line}");
+    }
+    bed.proxy.terminate(Duration::from_secs(30)).await.expect("ends in 30 s");
+    assert!(!path.exists(), "the socket file is left behind");
 }
