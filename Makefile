@@ -1,0 +1,68 @@
+# The two commands: `make demo` to see it, `make test` to check it. Both install what they need by
+# apt on Debian and Ubuntu; a Rust toolchain is all that must be there.
+#   make demo           stays up until Ctrl-C;  make demo CHECK=1  ends with the outcome as status
+#   make test           everything, against real servers and real client libraries
+#   make lint           formatting, clippy and rustdoc, warnings denied
+#   make deny           licences and known vulnerabilities of the dependencies (installs cargo-deny)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+CHECK ?=
+
+# $(call need,COMMAND,PACKAGES): installs PACKAGES unless COMMAND succeeds.
+define need
+@if ! { $(1); } >/dev/null 2>&1; then \
+  echo "installing $(2): missing on this machine"; \
+  $(SUDO) apt-get update -qq; \
+  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2); \
+fi
+endef
+
+.PHONY: help demo test lint deny servers clients
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+# The Debian packages start a system-wide server on 6379; a policy file for the time of the
+# installation keeps that port free for the proxy.
+servers:
+	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then \
+	  echo "installing redis-server: missing on this machine"; \
+	  $(SUDO) apt-get update -qq; \
+	  policy=/usr/sbin/policy-rc.d; \
+	  if [ ! -e $$policy ]; then \
+	    printf '#!/bin/sh\nexit 101\n' | $(SUDO) tee $$policy >/dev/null; $(SUDO) chmod +x $$policy; \
+	    trap "$(SUDO) rm -f $$policy" EXIT; \
+	  fi; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server redis-tools; \
+	fi
+
+clients:
+	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
+	$(call need,command -v node && command -v npm,nodejs npm)
+
+demo: servers
+	cargo build --release --locked --bin memorystore-auth-proxy
+	cargo build --locked --example demo
+	@exec target/debug/examples/demo --proxy target/release/memorystore-auth-proxy $(if $(CHECK),--check)
+
+# Documentation tests run apart: nextest does not know them. Tests mostly wait for servers, so more
+# of them run at once than there are processors.
+test: servers clients
+	if cargo nextest --version >/dev/null 2>&1; then \
+	  cargo nextest run --locked --config-file tests/nextest.toml --no-fail-fast; \
+	else \
+	  cargo test --locked --no-fail-fast --lib --bins --tests -- --test-threads=4; \
+	fi
+	cargo test --locked --doc
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+deny:
+	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny check

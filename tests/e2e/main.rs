@@ -1,0 +1,30 @@
+//! End-to-end suites: the proxy as a process between real clients and a real cluster.
+//!
+//! One binary, one module per topic; run a topic with `cargo test --test e2e auth::`.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code; a panic is how a test fails"
+)]
+
+#[path = "../support/mod.rs"]
+#[macro_use]
+#[allow(dead_code, reason = "the bed is shared with the demo and serves suites to come")]
+mod support;
+
+mod admin;
+mod auth;
+mod basic;
+mod bed;
+mod cli;
+mod clients;
+mod handshake;
+mod load;
+mod loss;
+mod protocol_errors;
+mod redirect;
+mod scripted;
