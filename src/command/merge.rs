@@ -41,6 +41,13 @@ pub enum Merge {
     SumByName,
     /// The first part that is not null (RANDOMKEY).
     FirstNotNull,
+    /// Texts one below the other (MEMORY DOCTOR, LATENCY DOCTOR).
+    Texts,
+    /// Flat lists of name and value: integers summed by name, the rest as the first node says
+    /// (MEMORY STATS).
+    Stats,
+    /// INFO: see `command::info`; holds the `# Proxy` section.
+    Info(String),
 }
 
 impl Merge {
@@ -105,6 +112,20 @@ impl Merge {
             Self::Concat => concat(parts, out)?,
             Self::Union => union(parts, version, out)?,
             Self::SumByName => sum_by_name(parts, out)?,
+            Self::Texts => {
+                let texts: Vec<&[u8]> = parts.map(text).collect::<Option<_>>()?;
+                encode::bulk(out, &texts.join(&b"\n"[..]));
+            }
+            Self::Stats => stats(parts, out)?,
+            Self::Info(section) => {
+                let verbatim = parts.clone().next()?.first() == Some(&b'=');
+                let texts: Vec<String> = parts
+                    .map(|p| text(p).map(|t| String::from_utf8_lossy(t).into_owned()))
+                    .collect::<Option<_>>()?;
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                let document = super::info::merge(&texts, section);
+                info_reply(&document, verbatim, out);
+            }
             Self::FirstNotNull => {
                 let found = parts.clone().find(|p| !is_null(p));
                 out.extend_from_slice(found.or_else(|| parts.next())?);
@@ -205,6 +226,62 @@ fn concat<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone, out: &mut Vec<u8>) 
     encode::header(out, kind, total);
     for p in parts {
         out.extend_from_slice(aggregate(p)?.2);
+    }
+    Some(())
+}
+
+/// The text of a bulk or verbatim string.
+fn text(reply: &[u8]) -> Option<&[u8]> {
+    let (&kind, rest) = reply.split_first()?;
+    let start = rest.iter().position(|&b| b == b'\n')? + 1;
+    let body = rest.get(start..)?.strip_suffix(b"\r\n")?;
+    match kind {
+        b'$' => Some(body),
+        b'=' => body.get(4..),
+        _ => None,
+    }
+}
+
+/// INFO's reply: a bulk string in RESP2, a verbatim string in RESP3.
+pub fn info_reply(document: &str, verbatim: bool, out: &mut Vec<u8>) {
+    if verbatim {
+        encode::header(out, b'=', document.len() as i64 + 4);
+        out.extend_from_slice(b"txt:");
+        out.extend_from_slice(document.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    } else {
+        encode::bulk(out, document.as_bytes());
+    }
+}
+
+fn stats<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> Option<()> {
+    let mut kind = b'*';
+    let mut fields: Vec<(&[u8], &[u8], Option<i64>)> = Vec::new();
+    for (i, p) in parts.enumerate() {
+        let (k, n, mut rest) = aggregate(p)?;
+        kind = k;
+        let pairs = if k == b'%' { n } else { n / 2 };
+        for _ in 0..pairs.max(0) {
+            let name = cut(&mut rest)?;
+            let value = cut(&mut rest)?;
+            match fields.iter_mut().find(|(known, ..)| *known == name) {
+                Some((_, _, Some(total))) => {
+                    *total = total.saturating_add(integer(value).unwrap_or(0))
+                }
+                Some(_) => {}
+                None if i == 0 => fields.push((name, value, integer(value))),
+                None => {}
+            }
+        }
+    }
+    let n = fields.len() as i64;
+    encode::header(out, kind, if kind == b'%' { n } else { 2 * n });
+    for (name, value, total) in fields {
+        out.extend_from_slice(name);
+        match total {
+            Some(total) => encode::integer(out, total),
+            None => out.extend_from_slice(value),
+        }
     }
     Some(())
 }

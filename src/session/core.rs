@@ -33,17 +33,6 @@ pub enum Closing {
     Now,
 }
 
-/// What a session's own connection is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseUse {
-    /// A blocking command: over with its reply, or when the client hangs up.
-    Blocking,
-    /// One command; over with its reply.
-    OneCommand,
-    /// WATCH: until EXEC, DISCARD or UNWATCH.
-    Watch,
-}
-
 /// Who the client says it is; cold.
 #[derive(Debug, Default)]
 pub struct Profile {
@@ -88,10 +77,10 @@ pub struct Session {
     pub transaction: Option<Box<Transaction>>,
     /// Slot of the keys it WATCHes, on its lease.
     pub watched_slot: Option<u16>,
-    /// A connection of its own.
+    /// The command that runs alone blocks: it ends when the client hangs up.
+    pub blocked: bool,
+    /// A connection of its own, on which it WATCHes.
     pub lease: Option<Key>,
-    /// What the lease is for.
-    pub lease_use: LeaseUse,
     /// How it ends.
     pub closing: Closing,
     /// Who the client is.
@@ -120,7 +109,7 @@ impl Session {
             transaction: None,
             watched_slot: None,
             lease: None,
-            lease_use: LeaseUse::OneCommand,
+            blocked: false,
             closing: Closing::No,
             profile: Box::new(profile),
             dirty: false,

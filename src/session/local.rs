@@ -61,6 +61,8 @@ pub fn block_timeout_ms(row: &Row, request: &Request<'_>) -> Option<u64> {
     };
     match row.name {
         "blmpop" | "bzmpop" => seconds(request.arg(1)),
+        "wait" => u64::try_from(parse_int(request.arg(2))?).ok(),
+        "waitaof" => u64::try_from(parse_int(request.arg(3))?).ok(),
         "xread" | "xreadgroup" => {
             let at = (1..request.len()).find(|&i| request.arg(i).eq_ignore_ascii_case(b"BLOCK"))?;
             u64::try_from(parse_int(request.arg(at + 1))?).ok()

@@ -104,6 +104,8 @@ pub struct Pipe {
     pub reauthenticating: bool,
     /// It belongs to one session while that needs it (blocking, WATCH).
     pub lease: bool,
+    /// It was lent for one command: with the reply it goes back to the idle ones.
+    pub one_command: bool,
     /// A blocking command is in flight: it may stay silent until this time (ms).
     pub silent_until: u64,
     /// What a node refused within the block whose replies are coming in.
@@ -130,6 +132,7 @@ impl Pipe {
             credential: 0,
             reauthenticating: false,
             lease: false,
+            one_command: false,
             silent_until: 0,
             refused_in_block: None,
             dirty: false,

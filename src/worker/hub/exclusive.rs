@@ -9,11 +9,11 @@
 
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
+use crate::command::merge::Merge;
 use crate::command::spec::{Handler, Local, Row, Transaction as Tx, flag};
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::request::Request;
-use crate::session::core::LeaseUse;
 use crate::session::local;
 use crate::session::transaction::Transaction;
 use crate::session::window::NO_SLOT;
@@ -67,7 +67,7 @@ impl Hub {
     }
 
     /// True when the session has to wait for the replies before this command.
-    fn must_be_alone(&mut self, key: Key) -> bool {
+    pub(super) fn must_be_alone(&mut self, key: Key) -> bool {
         match self.sessions.get_mut(key) {
             Some(s) if !s.window.is_empty() => {
                 s.waits_for_empty = true;
@@ -207,11 +207,19 @@ impl Hub {
         let lease = s.lease.unwrap_or(Key::NONE);
         if !self.pipes.get(lease).is_some_and(|p| matches!(p.state, State::Ready)) {
             // The connection that watched is gone: as if a watched key had changed.
-            self.end_lease(key, false);
+            self.end_lease(key);
             return self.answer_nil_exec(key);
         }
-        s.lease_use = LeaseUse::OneCommand;
+        // From here on the connection serves this one command.
+        s.lease = None;
         s.alone = true;
+        s.blocked = false;
+        if let Some(p) = self.pipes.get_mut(lease) {
+            p.one_command = true;
+        }
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
         let block = transaction.into_block();
         let ticket = s.window.open(Some(row), slot, lease, block.frame.len(), now);
         if let Some(leg) = s.window.leg_mut(ticket, 0) {
@@ -250,9 +258,9 @@ impl Hub {
         }
         if let Some(s) = self.sessions.get_mut(key) {
             s.watched_slot = Some(slot);
-            s.lease_use = LeaseUse::Watch;
+            s.blocked = false;
         }
-        self.dispatch_leased(key, row, slot, request);
+        self.dispatch_leased(key, row, slot, request, Loan::Watch);
         true
     }
 
@@ -265,7 +273,7 @@ impl Hub {
             return;
         }
         // Closing the connection is the surest UNWATCH; the idle ones make up for the dial.
-        self.end_lease(key, false);
+        self.end_lease(key);
     }
 
     /// A command that blocks. False: wait first.
@@ -284,27 +292,25 @@ impl Hub {
             self.dispatch(key, Some(row), slot, request, 1);
             return true;
         }
-        let watching = self.sessions.get(key).is_some_and(|s| s.watched_slot.is_some());
-        if watching {
-            // The lease is taken by WATCH; blocking between WATCH and EXEC has no use anyone found.
-            self.refuse(
-                key,
-                "ERR memorystore-auth-proxy: a blocking command between WATCH and EXEC is not supported",
-            );
-            return true;
-        }
         if self.must_be_alone(key) {
             return false;
         }
         if let Some(s) = self.sessions.get_mut(key) {
-            s.lease_use = LeaseUse::Blocking;
+            s.blocked = true;
         }
-        self.dispatch_leased(key, row, slot, request);
+        self.dispatch_leased(key, row, slot, request, Loan::OneCommand);
         true
     }
 
     /// Sends a command on a connection of the session's own.
-    fn dispatch_leased(&mut self, key: Key, row: &'static Row, slot: u16, request: &Request<'_>) {
+    fn dispatch_leased(
+        &mut self,
+        key: Key,
+        row: &'static Row,
+        slot: u16,
+        request: &Request<'_>,
+        loan: Loan,
+    ) {
         let now = self.now;
         let node = self.routes.get(usize::from(slot)).copied().filter(|&n| n != UNASSIGNED);
         let Some(s) = self.sessions.get_mut(key) else {
@@ -319,12 +325,58 @@ impl Hub {
         let Some(node) = node else {
             return self.no_route(key, ticket, 0, request.to_bytes(), 1);
         };
-        let lease = self.lease(key, node, version);
+        let lease = match loan {
+            Loan::Watch => self.lease(key, node, version),
+            Loan::OneCommand => self.borrow(node, version),
+        };
         if let Some(leg) = self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, 0)) {
             leg.pipe = lease;
         }
         self.allow_silence(lease, row, request);
         self.push(lease, block_entry(key, ticket, 0, 1), request);
+    }
+
+    /// Sends one frame of several replies to each of `slots`, each on a connection of its own.
+    #[allow(clippy::too_many_arguments, reason = "what a command in parts is made of")]
+    pub(super) fn dispatch_parts_leased(
+        &mut self,
+        key: Key,
+        row: &'static Row,
+        slots: &[u16],
+        merge: Merge,
+        frame: &[u8],
+        replies: u32,
+        request: &Request<'_>,
+    ) {
+        let now = self.now;
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let version = s.version;
+        s.alone = true;
+        s.blocked = true;
+        let ticket = s.window.open_parts(Some(row), slots, merge, version, frame.len(), now);
+        for (i, &slot) in slots.iter().enumerate() {
+            let part = i as u16;
+            let node = self.routes.get(usize::from(slot)).copied().filter(|&n| n != UNASSIGNED);
+            let pipe = node.map(|n| self.borrow(n, version));
+            let leg = self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, part));
+            if let Some(leg) = leg {
+                leg.leased = true;
+                leg.pipe = pipe.unwrap_or(Key::NONE);
+            }
+            match pipe {
+                None => {
+                    let frame = bytes::Bytes::copy_from_slice(frame);
+                    self.no_route(key, ticket, part, frame, replies);
+                }
+                Some(pipe) => {
+                    self.allow_silence(pipe, row, request);
+                    let entry = block_entry(key, ticket, part, replies);
+                    self.push(pipe, entry, &Request::new(frame, None, &[]));
+                }
+            }
+        }
     }
 
     /// Lets a blocking command be silent for as long as it asked for.
@@ -345,13 +397,8 @@ impl Hub {
             return;
         };
         s.alone = false;
-        match s.lease_use {
-            LeaseUse::Watch => {}
-            LeaseUse::Blocking | LeaseUse::OneCommand => self.end_lease(key, true),
-        }
-        if let Some(s) = self.sessions.get_mut(key)
-            && !s.resuming
-        {
+        s.blocked = false;
+        if !s.resuming {
             s.resuming = true;
             self.resuming.push(key);
         }
@@ -361,9 +408,17 @@ impl Hub {
     pub(super) fn watched_exec_failed(&mut self, key: Key, ticket: u32) {
         let version = self.sessions.get(key).map_or(Version::V2, |s| s.version);
         let nil: &[u8] = if version == Version::V3 { b"_\r\n" } else { b"*-1\r\n" };
-        self.end_lease(key, false);
+        self.end_lease(key);
         self.deliver(&block_entry(key, ticket, 0, 1), crate::session::window::Reply::Borrowed(nil));
     }
+}
+
+/// For how long a connection is taken.
+enum Loan {
+    /// Until EXEC, DISCARD or UNWATCH.
+    Watch,
+    /// Until the command is answered.
+    OneCommand,
 }
 
 /// Commands that one node can run inside a transaction for any client.

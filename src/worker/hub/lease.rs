@@ -15,45 +15,65 @@ use super::Hub;
 const MAX_IDLE: usize = 16;
 
 impl Hub {
-    /// A connection to `node` for this session alone.
+    /// The session's own connection to `node`, kept until WATCH is over.
     pub(super) fn lease(&mut self, session: Key, node: u16, version: Version) -> Key {
         let held = self.sessions.get(session).and_then(|s| s.lease);
         if let Some(key) = held {
             if self.pipes.get(key).is_some_and(|p| p.node == node && p.version == version) {
                 return key;
             }
-            self.end_lease(session, false);
+            self.end_lease(session);
         }
-        let at = usize::from(node);
-        let key = loop {
-            match self.nodes[at].idle[version.index()].pop() {
-                Some(key) if self.pipes.get(key).is_some() => break key,
-                Some(_) => {}
-                None => {
-                    let now = self.now;
-                    let mut pipe = Pipe::new(node, version, false, now);
-                    pipe.lease = true;
-                    let key = self.pipes.insert_with(|_| pipe);
-                    self.counters.pipes_connecting += 1;
-                    self.try_dial(key);
-                    break key;
-                }
-            }
-        };
+        let key = self.borrow(node, version);
+        if let Some(p) = self.pipes.get_mut(key) {
+            p.one_command = false;
+        }
         if let Some(s) = self.sessions.get_mut(session) {
             s.lease = Some(key);
         }
         key
     }
 
-    /// The session needs its lease no more. `clean`: the server holds nothing of it.
-    pub(super) fn end_lease(&mut self, session: Key, clean: bool) {
+    /// A connection to `node` for one command; it goes back by itself when that is answered.
+    pub(super) fn borrow(&mut self, node: u16, version: Version) -> Key {
+        let at = usize::from(node);
+        let idle = loop {
+            match self.nodes[at].idle[version.index()].pop() {
+                Some(key) if self.pipes.get(key).is_some() => break Some(key),
+                Some(_) => {}
+                None => break None,
+            }
+        };
+        let key = idle.unwrap_or_else(|| {
+            let mut pipe = Pipe::new(node, version, false, self.now);
+            pipe.lease = true;
+            let key = self.pipes.insert_with(|_| pipe);
+            self.counters.pipes_connecting += 1;
+            self.try_dial(key);
+            key
+        });
+        if let Some(p) = self.pipes.get_mut(key) {
+            p.one_command = true;
+        }
+        key
+    }
+
+    /// The session needs its own connection no more; closing it is the surest UNWATCH.
+    pub(super) fn end_lease(&mut self, session: Key) {
         if let Some(key) = self.sessions.get_mut(session).and_then(|s| s.lease.take()) {
-            self.release_lease(key, clean);
+            self.release_lease(key, false);
         }
     }
 
-    /// A lease without owner: kept if it can serve another session, else closed.
+    /// The command of a borrowed connection is answered.
+    #[cold]
+    pub(super) fn give_back(&mut self, key: Key) {
+        if self.pipes.get(key).is_some_and(|p| p.one_command && p.in_flight() == 0) {
+            self.release_lease(key, true);
+        }
+    }
+
+    /// A connection without owner: kept if it can serve another session, else closed.
     pub(super) fn release_lease(&mut self, key: Key, clean: bool) {
         let Some(pipe) = self.pipes.get_mut(key) else {
             return;

@@ -11,6 +11,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod exclusive;
+mod gather;
 mod lease;
 mod nodes;
 mod reply;
@@ -31,7 +32,7 @@ use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
 use crate::key::{Arena, Key};
 use crate::resp::request::ArgRange;
-use crate::session::core::{Closing, LeaseUse, Profile, Session};
+use crate::session::core::{Closing, Profile, Session};
 use crate::session::fence::Held;
 use crate::session::redirect::Trouble;
 use crate::upstream::pipe::Pipe;
@@ -179,6 +180,8 @@ pub struct Hub {
     slot_epochs: Box<[u32; SLOTS]>,
     epoch: u32,
     topology: Option<Arc<Topology>>,
+    /// A slot of each shard, by which commands for all shards reach it.
+    shard_slots: Vec<u16>,
     /// Node index of each shard's primary.
     primaries: Vec<u16>,
     credential: CredentialState,
@@ -216,6 +219,7 @@ impl Hub {
             slot_epochs: Box::new([0; SLOTS]),
             epoch: 0,
             topology: None,
+            shard_slots: Vec::new(),
             primaries: Vec::new(),
             credential: CredentialState::Pending,
             rng: fastrand::Rng::with_seed(seed),
@@ -252,7 +256,7 @@ impl Hub {
     /// The client will send no more; it still gets the replies that are due.
     pub fn client_eof(&mut self, key: Key) {
         if let Some(s) = self.sessions.get_mut(key) {
-            if s.alone && s.lease_use == LeaseUse::Blocking {
+            if s.alone && s.blocked {
                 // As a server does: nobody is there to take the element.
                 s.closing = Closing::Now;
             } else if s.closing == Closing::No {
@@ -272,10 +276,15 @@ impl Hub {
 
     /// The client's connection is gone.
     pub fn client_gone(&mut self, key: Key) {
-        if let Some(lease) = self.sessions.remove(key).and_then(|s| s.lease) {
-            self.release_lease(lease, false);
-            self.settle();
+        let Some(session) = self.sessions.remove(key) else {
+            return;
+        };
+        // Blocked commands must not take an element for nobody: their connections are closed.
+        let blocked = session.window.waiting_legs().filter(|l| l.leased).map(|l| l.pipe);
+        for pipe in blocked.chain(session.lease).collect::<Vec<Key>>() {
+            self.release_lease(pipe, false);
         }
+        self.settle();
     }
 
     /// The session, for the sockets' side: its `out` queue.

@@ -65,6 +65,7 @@ impl Hub {
         }
         self.topology = Some(topology);
         self.primaries = primaries;
+        self.choose_shard_slots();
         let fenced: Vec<Key> =
             self.sessions.iter().filter(|(_, s)| s.fences.is_some()).map(|(k, _)| k).collect();
         for key in fenced {

@@ -134,10 +134,15 @@ impl Hub {
         if entry.purpose == Purpose::Forward && first != Some(b'-') {
             p.refused_in_block = None;
             p.release(&entry);
+            let lent = p.one_command;
             self.deliver(&entry, reply);
+            if lent {
+                self.give_back(key);
+            }
             return Ok(());
         }
         self.unusual_reply(key, entry, reply);
+        self.give_back(key);
         Ok(())
     }
 

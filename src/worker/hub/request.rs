@@ -213,6 +213,11 @@ impl Hub {
             Handler::Local(what) => return self.local(key, row, what, request),
             Handler::Transaction(what) => return self.transaction(key, row, what, request),
             Handler::Blocking => return self.blocking(key, row, request),
+            Handler::Gather(what) => {
+                if !self.gather(key, row, what, request) {
+                    return false;
+                }
+            }
             _ => {
                 let text = local::not_supported(row);
                 self.refuse(key, &text);

@@ -8,7 +8,8 @@ use crate::cluster::refresh::Reason;
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::spec::{Handler, Transaction, flag};
 use crate::key::Key;
-use crate::resp::request::Request;
+use crate::resp::Version;
+use crate::resp::request::{Request, fill_args};
 use crate::session::fence::{Held, Ready, Target};
 use crate::session::redirect::{Action, Facts, Failure, Trouble, Wait, decide};
 use crate::upstream::pipe::{Entry, Purpose};
@@ -244,9 +245,9 @@ impl Hub {
         let pipe = match held.target {
             Target::Route if leased => {
                 let node = self.routes.get(usize::from(slot)).copied();
-                node.filter(|&n| n != UNASSIGNED).map(|n| self.lease(session, n, version))
+                node.filter(|&n| n != UNASSIGNED).map(|n| self.lend(session, &held, n, version))
             }
-            Target::Ask(node) if leased => Some(self.lease(session, node, version)),
+            Target::Ask(node) if leased => Some(self.lend(session, &held, node, version)),
             Target::Route => self.pipe_for(session, slot, version),
             Target::Ask(node) => Some(self.pipe_to(node, version)),
         };
@@ -269,6 +270,23 @@ impl Hub {
         }
         self.mark_pipe(pipe);
         self.start_ticking();
+    }
+
+    /// A connection of its own for a held command that had one before.
+    fn lend(&mut self, session: Key, held: &Held, node: u16, version: Version) -> Key {
+        let row = self.sessions.get(session).and_then(|s| s.window.row(held.ticket));
+        if row.is_some_and(|r| r.handler == Handler::Transaction(Transaction::Watch)) {
+            return self.lease(session, node, version);
+        }
+        let pipe = self.borrow(node, version);
+        if let Some(row) = row {
+            // Of a block only the last command may block; it stands behind a PING.
+            let frame = held.frame.strip_prefix(b"*1\r\n$4\r\nPING\r\n").unwrap_or(&held.frame);
+            let mut args = Vec::new();
+            fill_args(frame, &mut args);
+            self.allow_silence(pipe, row, &Request::new(frame, None, &args));
+        }
+        pipe
     }
 
     fn trouble_held(&mut self, session: Key, held: Held) {
