@@ -1,1 +1,49 @@
-fn main(){}
+//! The program: read the settings, start logging, run, map the outcome to an exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use memorystore_auth_proxy::args::{self, Request};
+use memorystore_auth_proxy::config::Config;
+use memorystore_auth_proxy::env::Environment;
+use memorystore_auth_proxy::error::{self, Error};
+use memorystore_auth_proxy::telemetry::logs;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not a log line: the user may have asked for none, or logging did not start yet.
+            let _ = writeln!(
+                std::io::stderr(),
+                "memorystore-auth-proxy: {}",
+                error::chain(&error)
+            );
+            ExitCode::from(&error)
+        }
+    }
+}
+
+fn start() -> Result<(), Error> {
+    let env = Environment::from_process();
+    let settings = match args::parse(std::env::args_os(), &env)? {
+        Request::Run(settings) => settings,
+        Request::Show(text) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return Ok(());
+        }
+    };
+    let config = Config::from_settings(&settings)?;
+    logs::init(config.logs)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    run(config)
+}
+
+fn run(_config: Config) -> Result<(), Error> {
+    Err(Error::runtime(
+        "the data path is not wired yet",
+        "app::run is missing",
+    ))
+}

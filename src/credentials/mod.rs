@@ -4,6 +4,8 @@
 //! `Display` or serialisation. Connections read the newest credential from a `watch`; nothing on
 //! the command path ever waits for a token endpoint.
 
+pub mod sources;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,0 +1,163 @@
+//! The settings, one row each: name, kind, default, group and the sentence `--help` prints.
+//!
+//! Invariant: a row stands here only when the program acts on it, and `config/proxy.toml` has the
+//! same rows (a test compares them). What a value means is in [`crate::config`].
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+/// Name of the positional setting.
+pub const ENDPOINT: &str = "endpoint";
+
+/// What kind of value a setting takes; the text names the value in the help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Stands without a flag in front.
+    Positional(&'static str),
+    /// `--name VALUE`.
+    Value(&'static str),
+    /// `--name`, `--name=true` or `--name=false`.
+    Bool,
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Flag {
+    /// Long flag without dashes; also the key in the configuration file.
+    pub name: &'static str,
+    /// Kind of its value.
+    pub kind: Kind,
+    /// Text of the default; `None` when there is none.
+    pub default: Option<&'static str>,
+    /// Heading in the help.
+    pub group: &'static str,
+    /// The manual's words.
+    pub help: &'static str,
+}
+
+const LISTEN: &str = "Where clients connect";
+const CREDENTIALS: &str =
+    "Credentials for the cluster (application default credentials if none is chosen)";
+const UPSTREAM: &str = "The way to the cluster";
+const HTTP: &str = "HTTP endpoints";
+/// Heading of the flags about the program itself.
+pub const PROGRAM: &str = "Program and logs";
+
+/// First paragraph of the help.
+pub const ABOUT: &str = "\
+Lets any Redis client use Google Cloud Memorystore for Redis Cluster with IAM authentication.
+
+The proxy listens on localhost, authenticates every connection to the cluster with a fresh access \
+token, and follows the cluster's redirects, so that clients need neither.";
+
+/// Last paragraphs of the help.
+pub const AFTER_HELP: &str = "\
+Every flag can also be given as an environment variable (shown behind it) and as a key of \
+--config-file with the same name. A flag wins over the variable, the variable over the file. \
+Durations are written with a unit: 500ms, 5s, 2m.
+
+Of the credential flags at most one may be given in one place; one on the command line replaces \
+another in the environment, and so on.
+
+Examples:
+  memorystore-auth-proxy 10.0.0.3:6379
+  memorystore-auth-proxy --port 7000 --health-check --structured-logs 10.0.0.3:6379
+  memorystore-auth-proxy --token-file /run/secrets/token [fd00::3]:6379,10.0.0.4:6379
+  memorystore-auth-proxy --no-iam-auth localhost:7000
+
+Exit codes: 0 ended as asked, 1 failed while running, 2 wrong configuration, 128+n stopped by signal n.";
+
+const fn value(
+    name: &'static str,
+    value: &'static str,
+    default: Option<&'static str>,
+    group: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        kind: Kind::Value(value),
+        default,
+        group,
+        help,
+    }
+}
+
+const fn switch(name: &'static str, group: &'static str, help: &'static str) -> Flag {
+    Flag {
+        name,
+        kind: Kind::Bool,
+        default: Some("false"),
+        group,
+        help,
+    }
+}
+
+/// All settings, in the order of the help.
+#[rustfmt::skip]
+pub const FLAGS: &[Flag] = &[
+    Flag {
+        name: ENDPOINT,
+        kind: Kind::Positional("HOST:PORT[,HOST:PORT...]"),
+        default: None,
+        group: "Arguments",
+        help: "Discovery endpoint of the cluster: IPv4, [IPv6] or DNS name, and port; several seeds \
+               are separated by commas. Required here, in the environment or in the file.",
+    },
+    value("address", "IP", Some("127.0.0.1"), LISTEN,
+        "Address to listen on; localhost means 127.0.0.1."),
+    value("port", "PORT", Some("6379"), LISTEN,
+        "Port to listen on; 0 picks a free one, which is logged."),
+    switch("allow-non-loopback", LISTEN,
+        "Permit an --address that other machines can reach. Whoever reaches it uses the proxy's \
+         credentials without any of their own."),
+    value("unix-socket", "PATH", None, LISTEN,
+        "Also listen on this Unix socket."),
+    value("unix-socket-mode", "OCTAL", Some("0660"), LISTEN,
+        "Permissions of the Unix socket."),
+    value("threads", "N", Some("1"), LISTEN,
+        "Worker threads, each with its own connections to the cluster; more than one pays only when \
+         one core is busy."),
+    value("token", "TOKEN", None, CREDENTIALS,
+        "A fixed OAuth2 access token. It is never renewed, and on the command line every user of the \
+         machine can read it: prefer the variable or --token-file."),
+    value("token-file", "PATH", None, CREDENTIALS,
+        "A file with an OAuth2 access token, read again whenever it changes."),
+    value("credentials-file", "PATH", None, CREDENTIALS,
+        "A service account key file (JSON)."),
+    switch("gcloud-auth", CREDENTIALS,
+        "Use the account that the gcloud command is logged in with."),
+    switch("no-iam-auth", CREDENTIALS,
+        "Ask for no access token: the cluster wants no AUTH, or the password of \
+         --upstream-password-file."),
+    value("upstream-username", "NAME", Some("default"), CREDENTIALS,
+        "User name of AUTH; Memorystore knows only 'default' unless an ACL policy is attached."),
+    value("upstream-password-file", "PATH", None, CREDENTIALS,
+        "A file with a fixed password, read again whenever it changes, for clusters without IAM."),
+    value("auth-backoff-min", "DURATION", Some("100ms"), CREDENTIALS,
+        "Shortest wait before a failed authentication or token request is repeated."),
+    value("auth-backoff-max", "DURATION", Some("30s"), CREDENTIALS,
+        "Longest such wait; waits double up to it, with jitter."),
+    value("op-timeout", "DURATION", Some("5s"), UPSTREAM,
+        "Time a command has, redirects and retries included, before it is answered with an error."),
+    value("connect-timeout", "DURATION", Some("5s"), UPSTREAM,
+        "Time a connection to a node has until it is authenticated."),
+    value("topology-refresh", "DURATION", Some("60s"), UPSTREAM,
+        "Period, jittered, of asking the cluster for its slots; redirects and lost nodes ask at once."),
+    value("max-redirects", "N", Some("16"), UPSTREAM,
+        "Redirects one command follows before it is answered with an error."),
+    switch("health-check", HTTP,
+        "Serve /startup, /liveness, /readiness and /status."),
+    switch("prometheus", HTTP,
+        "Serve /metrics and /status."),
+    value("http-address", "IP", Some("localhost"), HTTP,
+        "Address of the HTTP server; localhost means 127.0.0.1, probes of Kubernetes need 0.0.0.0."),
+    value("http-port", "PORT", Some("9090"), HTTP,
+        "Port of the HTTP server; 0 picks a free one, which is logged."),
+    value("config-file", "PATH", None, PROGRAM,
+        "A TOML file with the same settings; config/proxy.toml shows every key."),
+    switch("structured-logs", PROGRAM,
+        "Log as JSON for Cloud Logging instead of text."),
+    switch("debug-logs", PROGRAM,
+        "Log the proxy's own steps as well."),
+    switch("quiet", PROGRAM,
+        "Log errors only."),
+];

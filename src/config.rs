@@ -1,0 +1,358 @@
+//! Settings with their meaning: checked, typed, complete.
+//!
+//! Invariant: a [`Config`] that exists can be run as it is; nothing behind it checks again or reads
+//! the environment for a setting. It opens no file and no socket, so a path in it may not exist.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod endpoint;
+mod values;
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use endpoint::Endpoint;
+
+use crate::args::flags::{self, FLAGS, Kind};
+use crate::args::{Origin, Settings, Value};
+use crate::credentials::sources::CredentialSource;
+use crate::error::Error;
+use crate::telemetry::logs::{Format, LogConfig, Verbosity};
+use values::{
+    boolean, duration, ip, octal, path, port, redirects, socket_path, threads, token, username,
+};
+
+/// Everything the user decides.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cluster.
+    pub endpoint: Endpoint,
+    /// Where clients connect.
+    pub listen: Listen,
+    /// Worker threads.
+    pub threads: NonZeroUsize,
+    /// Where the AUTH password comes from.
+    pub credential_source: CredentialSource,
+    /// User name of AUTH.
+    pub upstream_username: Arc<str>,
+    /// Waits between failed authentications and token requests.
+    pub auth_backoff: BackoffRange,
+    /// Time a command has in all.
+    pub op_timeout: Duration,
+    /// Time a connection to a node has until it is authenticated.
+    pub connect_timeout: Duration,
+    /// Period of asking for the topology.
+    pub topology_refresh: Duration,
+    /// Redirects one command follows.
+    pub max_redirects: u32,
+    /// The HTTP server.
+    pub http: Http,
+    /// What is logged and how.
+    pub logs: LogConfig,
+    /// To be logged once logging works.
+    pub warnings: Vec<String>,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Address of the TCP listener.
+    pub address: IpAddr,
+    /// Its port; 0 picks a free one.
+    pub port: u16,
+    /// A Unix socket to listen on as well.
+    pub unix_socket: Option<UnixSocket>,
+}
+
+/// A Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its permission bits, such as 0o660.
+    pub mode: u32,
+}
+
+/// The shortest and the longest wait between attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackoffRange {
+    /// Before the first repetition; never zero.
+    pub min: Duration,
+    /// The ceiling; not below `min`.
+    pub max: Duration,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port; 0 picks a free one.
+    pub port: u16,
+    /// Serve the health paths.
+    pub health_check: bool,
+    /// Serve the metrics.
+    pub prometheus: bool,
+}
+
+impl Http {
+    /// Whether any path is to be served.
+    pub fn enabled(&self) -> bool {
+        self.health_check || self.prometheus
+    }
+}
+
+impl Config {
+    /// Checks the settings and fills in the defaults.
+    ///
+    /// # Errors
+    /// [`Error::Config`]: one sentence that names the setting as the user wrote it, and the mend.
+    pub fn from_settings(settings: &Settings) -> Result<Self, Error> {
+        let reader = Reader(settings);
+        let logs = reader.logs()?;
+        let http = Http {
+            address: reader.typed("http-address", ip)?,
+            port: reader.typed("http-port", port)?,
+            health_check: reader.switch("health-check")?,
+            prometheus: reader.switch("prometheus")?,
+        };
+        let config = Self {
+            listen: reader.listen()?,
+            threads: reader.typed("threads", threads)?,
+            credential_source: reader.credential_source()?,
+            upstream_username: reader.typed("upstream-username", username)?,
+            auth_backoff: reader.auth_backoff()?,
+            op_timeout: reader.typed("op-timeout", duration)?,
+            connect_timeout: reader.typed("connect-timeout", duration)?,
+            topology_refresh: reader.typed("topology-refresh", duration)?,
+            max_redirects: reader.typed("max-redirects", redirects)?,
+            http,
+            logs,
+            warnings: settings.warnings.clone(),
+            endpoint: reader.endpoint()?,
+        };
+        let (listen, http) = (&config.listen, &config.http);
+        let same_address = listen.address == http.address
+            || listen.address.is_unspecified()
+            || http.address.is_unspecified();
+        if http.enabled() && same_address && listen.port == http.port && listen.port != 0 {
+            return Err(Error::config(format_args!(
+                "--port and --http-port are both {}; give them different numbers",
+                http.port
+            )));
+        }
+        Ok(config)
+    }
+}
+
+/// Reads settings by name; each method's errors begin with the name as the user wrote it.
+struct Reader<'a>(&'a Settings);
+
+impl Reader<'_> {
+    fn fail<T>(&self, name: &str, origin: Origin, says: impl Display) -> Result<T, Error> {
+        let name = self.0.spelling(name, origin);
+        Err(Error::config(format_args!("{name} {says}")))
+    }
+
+    fn given<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Error> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value { text, origin }) => match read(text) {
+                Ok(value) => Ok(Some(value)),
+                Err(says) => self.fail(name, *origin, says),
+            },
+        }
+    }
+
+    fn typed<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Error> {
+        if let Some(value) = self.given(name, &read)? {
+            return Ok(value);
+        }
+        let default = FLAGS
+            .iter()
+            .find(|f| f.name == name)
+            .and_then(|f| f.default);
+        match default.map(read) {
+            Some(Ok(value)) => Ok(value),
+            // Only a wrong row of the table leads here; a test reads every default.
+            _ => self.fail(name, Origin::Flag, "has no usable default; give it"),
+        }
+    }
+
+    fn switch(&self, name: &'static str) -> Result<bool, Error> {
+        self.typed(name, boolean)
+    }
+
+    /// The place a switch is turned on in, or a path or text is given in.
+    fn chosen(&self, name: &'static str) -> Result<Option<Origin>, Error> {
+        let is_switch = FLAGS.iter().any(|f| f.name == name && f.kind == Kind::Bool);
+        if is_switch && !self.switch(name)? {
+            return Ok(None);
+        }
+        Ok(self.0.get(name).map(|value| value.origin))
+    }
+
+    /// Which of several settings that exclude each other counts: the one given in the strongest
+    /// place. Two in the same place contradict each other.
+    fn exclusive(&self, names: &[&'static str]) -> Result<Option<&'static str>, Error> {
+        let mut best: Option<(&'static str, Origin)> = None;
+        let mut rival = None;
+        for &name in names {
+            let Some(origin) = self.chosen(name)? else {
+                continue;
+            };
+            match best {
+                Some((_, strongest)) if origin < strongest => {}
+                Some((_, strongest)) if origin == strongest => rival = Some(name),
+                _ => {
+                    best = Some((name, origin));
+                    rival = None;
+                }
+            }
+        }
+        match (best, rival) {
+            (Some((name, origin)), Some(rival)) => {
+                let rival = self.0.spelling(rival, origin);
+                self.fail(
+                    name,
+                    origin,
+                    format_args!("contradicts {rival}; keep only one of the two"),
+                )
+            }
+            (best, _) => Ok(best.map(|(name, _)| name)),
+        }
+    }
+
+    fn credential_source(&self) -> Result<CredentialSource, Error> {
+        let mut choice = self.exclusive(&[
+            "token",
+            "token-file",
+            "credentials-file",
+            "gcloud-auth",
+            "upstream-password-file",
+        ])?;
+        // --no-iam-auth goes with a password file, and against everything else.
+        if let Some(no_iam) = self.chosen("no-iam-auth")? {
+            let rival = choice.filter(|&name| name != "upstream-password-file");
+            if let Some(rival) = rival
+                && let Some(origin) = self.chosen(rival)?
+            {
+                if origin == no_iam {
+                    let rival = self.0.spelling(rival, origin);
+                    return self.fail(
+                        "no-iam-auth",
+                        no_iam,
+                        format_args!("contradicts {rival}; keep only one of the two"),
+                    );
+                }
+                if origin < no_iam {
+                    choice = self
+                        .chosen("upstream-password-file")?
+                        .map(|_| "upstream-password-file");
+                }
+            }
+            choice = choice.or(Some("no-iam-auth"));
+        }
+        let path = |name| self.given(name, path).map(Option::unwrap_or_default);
+        Ok(match choice {
+            None => CredentialSource::Adc,
+            Some("token") => {
+                let token = self.given("token", token)?;
+                token.map_or(CredentialSource::Adc, CredentialSource::Token)
+            }
+            Some("token-file") => CredentialSource::TokenFile(path("token-file")?),
+            Some("credentials-file") => {
+                CredentialSource::CredentialsFile(path("credentials-file")?)
+            }
+            Some("gcloud-auth") => CredentialSource::Gcloud,
+            Some("upstream-password-file") => CredentialSource::Password {
+                file: path("upstream-password-file")?,
+            },
+            Some(_) => CredentialSource::None,
+        })
+    }
+
+    fn listen(&self) -> Result<Listen, Error> {
+        let address = self.typed("address", ip)?;
+        if !address.to_canonical().is_loopback() && !self.switch("allow-non-loopback")? {
+            let origin = self.0.get("address").map_or(Origin::Flag, |v| v.origin);
+            return self.fail(
+                "address",
+                origin,
+                format_args!(
+                    "{address} is not a loopback address, so other machines could use the proxy's \
+                     credentials; use 127.0.0.1, or permit it with --allow-non-loopback"
+                ),
+            );
+        }
+        let mode = self.typed("unix-socket-mode", octal)?;
+        let unix_socket = self
+            .given("unix-socket", socket_path)?
+            .map(|path| UnixSocket { path, mode });
+        Ok(Listen {
+            address,
+            port: self.typed("port", port)?,
+            unix_socket,
+        })
+    }
+
+    fn auth_backoff(&self) -> Result<BackoffRange, Error> {
+        let min = self.typed("auth-backoff-min", duration)?;
+        let max = self.typed("auth-backoff-max", duration)?;
+        if min > max {
+            return Err(Error::config(format_args!(
+                "--auth-backoff-min ({}) is longer than --auth-backoff-max ({}); raise the one or \
+                 lower the other",
+                humantime::format_duration(min),
+                humantime::format_duration(max)
+            )));
+        }
+        Ok(BackoffRange { min, max })
+    }
+
+    fn logs(&self) -> Result<LogConfig, Error> {
+        let format = match self.switch("structured-logs")? {
+            true => Format::CloudLogging,
+            false => Format::Text,
+        };
+        let verbosity = match self.exclusive(&["quiet", "debug-logs"])? {
+            Some("quiet") => Verbosity::Quiet,
+            Some(_) => Verbosity::Debug,
+            None => Verbosity::Normal,
+        };
+        Ok(LogConfig { format, verbosity })
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Error> {
+        let name = flags::ENDPOINT;
+        let endpoint = self.given(name, Endpoint::parse)?.ok_or_else(|| {
+            Error::config(
+                "the cluster's discovery endpoint is missing; give it as HOST:PORT, for example \
+                 'memorystore-auth-proxy 10.0.0.3:6379'",
+            )
+        })?;
+        if let (Endpoint::Resource(_), Some(value)) = (&endpoint, self.0.get(name)) {
+            return self.fail(
+                name,
+                value.origin,
+                "is a resource name, which is not supported yet; give the discovery endpoint as \
+                 HOST:PORT",
+            );
+        }
+        Ok(endpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests;
