@@ -18,6 +18,7 @@ pub use endpoint::Endpoint;
 
 use crate::args::flags::{self, FLAGS, Kind};
 use crate::args::{Origin, Settings, Value};
+use crate::credentials::schedule::BackoffRange;
 use crate::credentials::sources::CredentialSource;
 use crate::error::Error;
 use crate::telemetry::logs::{Format, LogConfig, Verbosity};
@@ -74,15 +75,6 @@ pub struct UnixSocket {
     pub path: PathBuf,
     /// Its permission bits, such as 0o660.
     pub mode: u32,
-}
-
-/// The shortest and the longest wait between attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BackoffRange {
-    /// Before the first repetition; never zero.
-    pub min: Duration,
-    /// The ceiling; not below `min`.
-    pub max: Duration,
 }
 
 /// The HTTP server.

@@ -4,7 +4,9 @@
 //! `Display` or serialisation. Connections read the newest credential from a `watch`; nothing on
 //! the command path ever waits for a token endpoint.
 
+pub mod schedule;
 pub mod sources;
+pub mod task;
 
 use std::fmt;
 use std::sync::Arc;

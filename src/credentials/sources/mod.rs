@@ -1,8 +1,25 @@
 //! The places a credential can come from.
+//!
+//! Invariant: a source fetches anew each time it is asked and bounds its own time; caching, retry
+//! and the schedule belong to [`super::task`]. No error text holds a secret or the body of a reply.
 
+pub mod adc;
+pub mod file;
+pub mod gcloud;
+pub mod google_file;
+pub mod metadata;
+
+use std::fmt;
+use std::future::{Future, pending};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
 
 use crate::credentials::Secret;
+use crate::env::Environment;
+
+/// The scope every token is asked with; Memorystore's documentation knows no narrower one.
+pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 /// Which source the user chose.
 #[derive(Debug, Clone)]
@@ -25,3 +42,168 @@ pub enum CredentialSource {
     /// No AUTH at all (`--no-iam-auth`).
     None,
 }
+
+impl CredentialSource {
+    /// The source itself; `None` when no AUTH is wanted.
+    pub fn build(&self, env: &Environment) -> Option<Box<dyn Source>> {
+        Some(match self {
+            Self::Adc => Box::new(adc::Adc::new(env.clone())),
+            Self::Token(token) => Box::new(Fixed(token.clone())),
+            Self::TokenFile(path) => Box::new(file::SecretFile::token(path.clone())),
+            Self::CredentialsFile(path) => Box::new(google_file::GoogleFile::new(path.clone())),
+            Self::Gcloud => Box::new(gcloud::Gcloud::new(env.clone())),
+            Self::Password { file } => Box::new(file::SecretFile::password(file.clone())),
+            Self::None => return None,
+        })
+    }
+}
+
+/// The concrete sources, for names and counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variants are what name() says")]
+pub enum SourceKind {
+    ServiceAccount,
+    UserCredentials,
+    Metadata,
+    Gcloud,
+    Token,
+    TokenFile,
+    PasswordFile,
+}
+
+impl SourceKind {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 7] = [
+        Self::ServiceAccount,
+        Self::UserCredentials,
+        Self::Metadata,
+        Self::Gcloud,
+        Self::Token,
+        Self::TokenFile,
+        Self::PasswordFile,
+    ];
+
+    /// The name in logs, `/status` and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ServiceAccount => "service account file",
+            Self::UserCredentials => "user credentials file",
+            Self::Metadata => "metadata server",
+            Self::Gcloud => "gcloud",
+            Self::Token => "--token",
+            Self::TokenFile => "--token-file",
+            Self::PasswordFile => "--upstream-password-file",
+        }
+    }
+}
+
+/// What a source gives.
+#[derive(Debug, Clone)]
+pub struct Minted {
+    /// Token or password.
+    pub secret: Secret,
+    /// When it ends by the wall clock; `None` when that is not known.
+    pub expires_at: Option<SystemTime>,
+    /// Who gave it.
+    pub kind: SourceKind,
+}
+
+/// A boxed future, so that sources can be chosen at run time.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One place a credential can come from.
+pub trait Source: Send + 'static {
+    /// Fetches a credential, in bounded time. Dropping the future abandons the attempt.
+    ///
+    /// # Errors
+    /// Which places were asked, what each said, and what to do.
+    fn mint(&mut self) -> BoxFuture<'_, Result<Minted, SourceError>>;
+
+    /// Ready when the source has something new that is worth a [`Source::mint`] before its time;
+    /// cancel-safe.
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(pending())
+    }
+
+    /// How often to ask a source that gives no expiry; `None` for never.
+    fn reread_every(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// One place that was asked and had nothing.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Who, for the failure counters; `None` when it was not set up and so did not fail.
+    pub failed: Option<SourceKind>,
+    /// The place, such as `metadata server 10.0.0.1:80`.
+    pub place: String,
+    /// What it said.
+    pub said: String,
+}
+
+/// Why there is no credential.
+#[derive(Debug, Clone)]
+pub struct SourceError {
+    /// The places asked, in order.
+    pub attempts: Vec<Attempt>,
+    /// What the user can do.
+    pub mend: String,
+}
+
+impl SourceError {
+    /// The failure of a single place.
+    pub fn one(kind: SourceKind, place: String, said: String, mend: impl Into<String>) -> Self {
+        let failed = Some(kind);
+        Self {
+            attempts: vec![Attempt {
+                failed,
+                place,
+                said,
+            }],
+            mend: mend.into(),
+        }
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no credentials: ")?;
+        for (i, attempt) in self.attempts.iter().enumerate() {
+            let sep = if i == 0 { "" } else { "; " };
+            write!(f, "{sep}{}: {}", attempt.place, attempt.said)?;
+        }
+        write!(f, ". {}", self.mend)
+    }
+}
+
+impl std::error::Error for SourceError {}
+
+/// `--token`.
+struct Fixed(Secret);
+
+impl Source for Fixed {
+    fn mint(&mut self) -> BoxFuture<'_, Result<Minted, SourceError>> {
+        let minted = Minted {
+            secret: self.0.clone(),
+            expires_at: None,
+            kind: SourceKind::Token,
+        };
+        Box::pin(async { Ok(minted) })
+    }
+}
+
+/// Text that can be an access token: one line of visible characters. `None` for anything else.
+pub(crate) fn access_token(text: &str) -> Option<Secret> {
+    let text = text.trim();
+    let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    fits.then(|| Secret::new(text.to_owned()))
+}
+
+/// "no answer within 5s", for every source alike.
+pub(crate) fn no_answer(within: Duration) -> String {
+    format!("no answer within {}", humantime::format_duration(within))
+}
+
+#[cfg(test)]
+mod tests;
