@@ -194,6 +194,7 @@ impl Planner {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "an Instant has no other origin")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
