@@ -124,7 +124,8 @@ impl Bed {
             Shard { primary: node("10.0.0.1"), replicas: vec![node("10.0.0.9")] },
             Shard { primary: node("fd00::1"), replicas: vec![] },
         ];
-        let map = Topology { epoch: 4, mode: Mode::Cluster, shards, slots };
+        let map =
+            Topology { epoch: 4, mode: Mode::Cluster, shards, slots, server: Default::default() };
         self.topology.send_replace(Some(Arc::new(map)));
     }
 

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use super::topology::{Mode, NodeAddr, SLOTS, Shard, Topology, UNASSIGNED};
+use super::topology::{Mode, NodeAddr, SLOTS, Server, Shard, Topology, UNASSIGNED};
 use crate::resp::value::Value;
 
 /// A slot map without its epoch, which is the publisher's to give.
@@ -23,6 +23,8 @@ pub struct SlotMap {
     pub shards: Vec<Shard>,
     /// Slot → index into `shards`, or [`UNASSIGNED`].
     pub slots: Box<[u16; SLOTS]>,
+    /// What the node that told it runs.
+    pub server: Server,
 }
 
 /// Why a reply is no slot map.
@@ -56,6 +58,7 @@ impl SlotMap {
             mode: Mode::Standalone,
             shards: vec![Shard { primary: addr.clone(), replicas: Vec::new() }],
             slots: Box::new([0; SLOTS]),
+            server: Server::default(),
         }
     }
 
@@ -75,11 +78,18 @@ impl SlotMap {
         self.mode == published.mode
             && self.shards == published.shards
             && self.slots == published.slots
+            && self.server == published.server
     }
 
     /// The snapshot to publish.
     pub fn into_topology(self, epoch: u64) -> Topology {
-        Topology { epoch, mode: self.mode, shards: self.shards, slots: self.slots }
+        Topology {
+            epoch,
+            mode: self.mode,
+            shards: self.shards,
+            slots: self.slots,
+            server: self.server,
+        }
     }
 }
 
@@ -209,7 +219,7 @@ impl Builder {
         if shards.is_empty() {
             return Err(DiscoveryError::NoSlots);
         }
-        Ok(SlotMap { mode: Mode::Cluster, shards, slots })
+        Ok(SlotMap { mode: Mode::Cluster, shards, slots, server: Server::default() })
     }
 }
 

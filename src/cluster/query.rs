@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::discovery::{DiscoveryError, SlotMap, parse_shards, parse_slots, says_no_cluster};
-use super::topology::NodeAddr;
+use super::topology::{NodeAddr, Server};
+use crate::resp::value::Value;
 use crate::upstream::client::{Client, ClientError};
 
 /// Why one node gave no map.
@@ -63,6 +64,13 @@ pub(super) async fn read_map(
         }
         Err(e) => Err(shards_error.unwrap_or(e.into())),
     }
+}
+
+/// What the server calls itself, if it says so.
+pub(super) async fn read_server(client: &mut Client, timeout: Duration) -> Option<Server> {
+    let reply = client.call(&[b"HELLO"], Instant::now() + timeout).await.ok()?;
+    let text = |name: &str| reply.field(name).and_then(Value::as_str).map(Arc::from);
+    Some(Server { name: text("server")?, version: text("version")? })
 }
 
 /// The first few errors of a round.

@@ -103,7 +103,7 @@ fn map(owners: &[(u16, u16, u16)]) -> SlotMap {
     }
     let shard = |port| Shard { primary: node(port), replicas: vec![node(port + 1000)] };
     let shards = owners.iter().map(|&(_, _, port)| shard(port)).collect();
-    SlotMap { mode: Mode::Cluster, shards, slots }
+    SlotMap { mode: Mode::Cluster, shards, slots, server: Default::default() }
 }
 
 #[test]

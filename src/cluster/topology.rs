@@ -50,6 +50,22 @@ pub enum Mode {
     Standalone,
 }
 
+/// What the servers call themselves in HELLO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// `redis` or `valkey`.
+    pub name: Arc<str>,
+    /// E.g. `7.2.4`.
+    pub version: Arc<str>,
+}
+
+impl Default for Server {
+    /// The oldest server this proxy speaks to, until a node has told.
+    fn default() -> Self {
+        Self { name: "redis".into(), version: "7.0.0".into() }
+    }
+}
+
 /// A snapshot of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
@@ -61,6 +77,8 @@ pub struct Topology {
     pub shards: Vec<Shard>,
     /// Slot → index into `shards`, or [`UNASSIGNED`].
     pub slots: Box<[u16; SLOTS]>,
+    /// What the node that told it runs.
+    pub server: Server,
 }
 
 impl Topology {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::auth_faults::AuthFaults;
 use super::discovery::SlotMap;
-use super::query::{AskError, read_map, summary};
+use super::query::{AskError, read_map, read_server, summary};
 use super::refresh::{Action, Outcome, Policy, Reason, Schedule, candidates, prefer, unconfirmed};
 use super::topology::{Mode, NodeAddr, SLOTS, Topology};
 use crate::credentials::{Credential, CredentialState};
@@ -291,7 +291,7 @@ impl Watcher {
     async fn ask_by(&mut self, client: &mut Client) -> Result<SlotMap, AskError> {
         let Settings { prefer_tls, request_timeout: limit, .. } = self.settings;
         self.reauthenticate(client, false).await?;
-        let map = match read_map(client, prefer_tls, limit).await {
+        let mut map = match read_map(client, prefer_tls, limit).await {
             Err(AskError::Client(ClientError::NoAuth { .. }))
                 if matches!(self.current_auth(), Auth::With(_)) =>
             {
@@ -303,6 +303,10 @@ impl Watcher {
         // A seed may be any server; a node that a cluster named is one of its nodes.
         if map.mode == Mode::Standalone && !self.seeds.contains(client.addr()) {
             return Err(AskError::LeftCluster { addr: client.addr().clone() });
+        }
+        let known = self.topology.borrow().as_ref().map(|t| t.server.clone());
+        if let Some(server) = read_server(client, limit).await.or(known) {
+            map.server = server;
         }
         Ok(map)
     }

@@ -121,6 +121,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
                     s.shards.clone()
                 }
                 ("CLUSTER", Some("SLOTS")) => s.slots.clone(),
+                ("HELLO", None) => "-ERR unknown command 'HELLO'\r\n".to_owned(),
                 other => panic!("unexpected {other:?}"),
             }
         };

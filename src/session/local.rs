@@ -15,8 +15,6 @@ use super::core::{Closing, Session};
 /// What the answers depend on besides the session.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
-    /// The upstream is one server without cluster support.
-    pub standalone: bool,
     /// `redis` or `valkey`, as the upstream calls itself.
     pub server: &'a str,
     /// Version of the upstream.

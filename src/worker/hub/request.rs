@@ -275,11 +275,8 @@ impl Hub {
             return false;
         }
         s.waits_for_empty = false;
-        let facts = local::Facts {
-            standalone: self.topology.as_ref().is_some_and(|t| t.mode == Mode::Standalone),
-            server: "redis",
-            version: "7.0.0",
-        };
+        let server = self.topology.as_ref().map(|t| t.server.clone()).unwrap_or_default();
+        let facts = local::Facts { server: &server.name, version: &server.version };
         self.scratch.clear();
         self.counters.commands += 1;
         match local::answer(s, row, what, request, &facts, &mut self.scratch) {

@@ -142,7 +142,13 @@ impl Sim {
         for (&s, state) in &self.slots {
             slots[usize::from(s)] = state.owner as u16;
         }
-        self.hub.set_topology(Arc::new(Topology { epoch: 0, mode: Mode::Cluster, shards, slots }));
+        self.hub.set_topology(Arc::new(Topology {
+            epoch: 0,
+            mode: Mode::Cluster,
+            shards,
+            slots,
+            server: Default::default(),
+        }));
     }
 
     /// Does what the sockets' side would do.
