@@ -212,7 +212,9 @@ fn found<A: Args + ?Sized>(
             let end = match (last, limit) {
                 (0.., _) => begin + from_end + 1,
                 (_, 0 | 1) => (argc + 1).saturating_sub(from_end),
-                (_, limit) => begin + (argc - begin) / usize::from(limit) + 1 - from_end.min(1),
+                (_, limit) => {
+                    (begin + (argc - begin) / usize::from(limit) + 1).saturating_sub(from_end)
+                }
             };
             (begin, end.min(argc), step)
         }
@@ -330,3 +332,6 @@ fn debug<A: Args + ?Sized, B>(
     let keyed = args.len() > 2 && KEYED.iter().any(|sub| args.get(1).eq_ignore_ascii_case(sub));
     if keyed { visit(2, Access::NotKey) } else { Continue(()) }
 }
+
+#[cfg(test)]
+mod tests;

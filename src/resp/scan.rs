@@ -108,7 +108,7 @@ fn number_line(buf: &[u8], pos: usize) -> Line {
             break;
         }
         if i - digits > 17 {
-            return Line::NotANumber;
+            return not_a_number(buf, pos);
         }
         value = value * 10 + i64::from(d);
         i += 1;
@@ -120,9 +120,15 @@ fn number_line(buf: &[u8], pos: usize) -> Line {
             Some(_) => Line::NotANumber,
             None => Line::Partial,
         },
-        Some(_) => Line::NotANumber,
+        Some(_) => not_a_number(buf, pos),
         None => Line::Partial,
     }
+}
+
+/// As Redis does: a line is judged when its end is there, not before.
+#[cold]
+fn not_a_number(buf: &[u8], pos: usize) -> Line {
+    if buf[pos..].contains(&b'\r') { Line::NotANumber } else { Line::Partial }
 }
 
 impl RequestScanner {

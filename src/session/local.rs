@@ -77,6 +77,20 @@ pub fn not_supported(row: &Row) -> String {
     )
 }
 
+/// The error Redis gives for a container command without a subcommand, or with an unknown one.
+pub fn bare_container(row: &Row, request: &Request<'_>) -> String {
+    if request.len() == 1 {
+        return wrong_arity(row.name);
+    }
+    // Redis shows at most 128 bytes of it.
+    let shown = &request.arg(1)[..request.arg(1).len().min(128)];
+    format!(
+        "ERR unknown subcommand '{}'. Try {} HELP.",
+        String::from_utf8_lossy(shown),
+        row.name.to_ascii_uppercase()
+    )
+}
+
 /// The error Redis gives for a wrong number of arguments.
 pub fn wrong_arity(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")

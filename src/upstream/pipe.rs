@@ -156,7 +156,7 @@ impl Pipe {
 
     #[inline]
     fn push_entry(&mut self, entry: Entry, now: u64) {
-        if self.inflight.is_empty() {
+        if self.inflight.is_empty() && matches!(self.state, State::Ready) {
             self.progress_at = now;
         }
         self.inflight.push_back(entry);
@@ -245,18 +245,15 @@ impl Pipe {
         self.out.release(entry.len as usize);
     }
 
-    /// Takes every waiting request back from a pipe that has sent none; the dial goes on.
+    /// Takes every waiting request back from a pipe that has sent none; its dial and handshake go on.
     pub fn take_waiting(&mut self) -> Vec<Returned> {
-        let (state, control) =
-            (std::mem::replace(&mut self.state, State::Backoff), std::mem::take(&mut self.control));
-        let returned = self.take_back();
-        self.state = state;
-        self.control = control;
+        let returned = self.take_requests();
+        self.out = ByteQueue::default();
+        self.front = 0;
         returned
     }
 
-    /// The connection is gone: takes every request back, in order, and forgets all else.
-    pub fn take_back(&mut self) -> Vec<Returned> {
+    fn take_requests(&mut self) -> Vec<Returned> {
         let sent = self.out.sent();
         let mut at = self.front;
         let mut returned = Vec::with_capacity(self.inflight.len());
@@ -267,6 +264,12 @@ impl Pipe {
             }
             at = end;
         }
+        returned
+    }
+
+    /// The connection is gone: takes every request back, in order, and forgets all else.
+    pub fn take_back(&mut self) -> Vec<Returned> {
+        let returned = self.take_requests();
         self.out = ByteQueue::default();
         self.front = 0;
         self.input = BytesMut::new();

@@ -163,10 +163,7 @@ impl Io {
         conn.attend(cx);
         if conn.write_blocked.get() {
             // Pending or not, reading goes on: a client may send for a while without reading.
-            let _ = conn.poll_unblock(cx, || {
-                self.flush_client(&mut self.hub.borrow_mut(), key, conn);
-                conn.write_blocked.get()
-            });
+            self.unblock_client(key, conn, cx);
         }
         loop {
             if conn.closed.get() {
@@ -230,10 +227,7 @@ impl Io {
         conn.attend(cx);
         if conn.write_blocked.get() {
             // Pending or not, reading goes on: both sides of a connection advance together.
-            let _ = conn.poll_unblock(cx, || {
-                self.flush_pipe(&mut self.hub.borrow_mut(), key, conn);
-                conn.write_blocked.get()
-            });
+            self.unblock_pipe(key, conn, cx);
         }
         loop {
             if conn.closed.get() {
@@ -372,6 +366,47 @@ impl Io {
             // The read side reports the loss, with everything the node still had to say.
             Some(_) => conn.wake(),
         }
+    }
+
+    /// Tries the write that was blocked again, or registers for room.
+    fn unblock_pipe(&self, key: Key, conn: &Conn, cx: &mut Context<'_>) {
+        let mut hub = self.hub.borrow_mut();
+        let Some(pipe) = hub.pipe_mut(key) else {
+            return;
+        };
+        let control = !pipe.control.is_empty();
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let n = if control {
+            slices[0] = IoSlice::new(&pipe.control);
+            1
+        } else {
+            pipe.out.unsent_slices(&mut slices)
+        };
+        match conn.poll_write(cx, &slices[..n]) {
+            Poll::Pending => return,
+            Poll::Ready(Ok(n)) if control => drop(pipe.control.drain(..n)),
+            Poll::Ready(Ok(n)) => pipe.out.mark_sent(n),
+            // The read side reports the loss.
+            Poll::Ready(Err(_)) => {}
+        }
+        conn.write_blocked.set(false);
+        self.flush_pipe(&mut hub, key, conn);
+    }
+
+    fn unblock_client(&self, key: Key, conn: &Conn, cx: &mut Context<'_>) {
+        let mut hub = self.hub.borrow_mut();
+        let Some(session) = hub.session_mut(key) else {
+            return;
+        };
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let n = session.out.unsent_slices(&mut slices);
+        match conn.poll_write(cx, &slices[..n]) {
+            Poll::Pending => return,
+            Poll::Ready(Ok(n)) => session.out.consume(n),
+            Poll::Ready(Err(_)) => conn.closed.set(true),
+        }
+        conn.write_blocked.set(false);
+        self.flush_client(&mut hub, key, conn);
     }
 
     fn flush_client(&self, hub: &mut Hub, key: Key, conn: &Conn) {

@@ -4,65 +4,32 @@
 //! told that there is nothing more. It buffers nothing and speaks no protocol.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, IoSlice, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{tcp, unix};
 
-/// A connected stream socket.
+/// A connected stream socket on its way to a worker, not yet registered with a runtime.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
-    Tcp(TcpStream),
+    Tcp(std::net::TcpStream),
     /// Unix domain.
-    Unix(UnixStream),
+    Unix(std::os::unix::net::UnixStream),
 }
 
-impl AsRawFd for Stream {
-    fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Stream::Tcp(s) => s.as_raw_fd(),
-            Stream::Unix(s) => s.as_raw_fd(),
-        }
-    }
+#[derive(Debug)]
+enum ReadHalf {
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
 }
 
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Stream::Tcp(s) => s.as_fd(),
-            Stream::Unix(s) => s.as_fd(),
-        }
-    }
-}
-
-impl Stream {
-    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(s) => (&mut &*s).read(buf),
-            Stream::Unix(s) => (&mut &*s).read(buf),
-        }
-    }
-
-    fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // One slice, the usual case, spares the kernel the copy of the vector.
-        match (self, slices) {
-            (Stream::Tcp(s), [one]) => (&mut &*s).write(one),
-            (Stream::Unix(s), [one]) => (&mut &*s).write(one),
-            (Stream::Tcp(s), _) => (&mut &*s).write_vectored(slices),
-            (Stream::Unix(s), _) => (&mut &*s).write_vectored(slices),
-        }
-    }
-
-    fn set_nonblocking(&self) -> io::Result<()> {
-        match self {
-            Stream::Tcp(s) => s.set_nonblocking(true),
-            Stream::Unix(s) => s.set_nonblocking(true),
-        }
-    }
+#[derive(Debug)]
+enum WriteHalf {
+    Tcp(tcp::OwnedWriteHalf),
+    Unix(unix::OwnedWriteHalf),
 }
 
 /// Outcome of one read.
@@ -79,7 +46,8 @@ pub enum ReadOutcome {
 /// A socket, the task that serves it, and what the two sides tell each other.
 #[derive(Debug)]
 pub struct Conn {
-    fd: AsyncFd<Stream>,
+    read: RefCell<ReadHalf>,
+    write: RefCell<WriteHalf>,
     waker: RefCell<Option<Waker>>,
     /// A write did not go through: the task waits until it can.
     pub write_blocked: Cell<bool>,
@@ -93,9 +61,21 @@ impl Conn {
     /// # Errors
     /// What the operating system reports.
     pub fn new(stream: Stream) -> io::Result<Self> {
-        stream.set_nonblocking()?;
+        let (read, write) = match stream {
+            Stream::Tcp(s) => {
+                s.set_nonblocking(true)?;
+                let (r, w) = tokio::net::TcpStream::from_std(s)?.into_split();
+                (ReadHalf::Tcp(r), WriteHalf::Tcp(w))
+            }
+            Stream::Unix(s) => {
+                s.set_nonblocking(true)?;
+                let (r, w) = tokio::net::UnixStream::from_std(s)?.into_split();
+                (ReadHalf::Unix(r), WriteHalf::Unix(w))
+            }
+        };
         Ok(Self {
-            fd: AsyncFd::new(stream)?,
+            read: RefCell::new(read),
+            write: RefCell::new(write),
             waker: RefCell::new(None),
             write_blocked: Cell::new(false),
             closed: Cell::new(false),
@@ -125,48 +105,25 @@ impl Conn {
 
     /// Reads once what is there, or registers for more.
     pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<ReadOutcome> {
-        loop {
-            let mut guard = match ready!(self.fd.poll_read_ready(cx)) {
-                Ok(guard) => guard,
-                Err(e) => return Poll::Ready(ReadOutcome::Failed(e)),
-            };
-            match self.fd.get_ref().read(buf) {
-                Ok(0) => return Poll::Ready(ReadOutcome::Eof),
-                Ok(n) => {
-                    let full = n == buf.len();
-                    if !full {
-                        guard.clear_ready();
-                    }
-                    return Poll::Ready(ReadOutcome::Data(n, full));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Poll::Ready(ReadOutcome::Failed(e)),
-            }
-        }
+        let size = buf.len();
+        let mut buf = ReadBuf::new(buf);
+        // tokio clears the readiness after a short read, so the next poll makes no system call.
+        let outcome = match &mut *self.read.borrow_mut() {
+            ReadHalf::Tcp(half) => ready!(Pin::new(half).poll_read(cx, &mut buf)),
+            ReadHalf::Unix(half) => ready!(Pin::new(half).poll_read(cx, &mut buf)),
+        };
+        Poll::Ready(match outcome {
+            Err(e) => ReadOutcome::Failed(e),
+            Ok(()) if buf.filled().is_empty() => ReadOutcome::Eof,
+            Ok(()) => ReadOutcome::Data(buf.filled().len(), buf.filled().len() == size),
+        })
     }
 
-    /// Waits until a write that was blocked may be tried again; `try_again` tries it and tells
-    /// whether it is still blocked.
-    pub fn poll_unblock(
-        &self,
-        cx: &mut Context<'_>,
-        mut try_again: impl FnMut() -> bool,
-    ) -> Poll<()> {
-        loop {
-            match ready!(self.fd.poll_write_ready(cx)) {
-                Err(_) => {
-                    self.closed.set(true);
-                    return Poll::Ready(());
-                }
-                Ok(mut guard) => {
-                    self.write_blocked.set(false);
-                    if !try_again() {
-                        return Poll::Ready(());
-                    }
-                    guard.clear_ready();
-                }
-            }
+    /// Writes what it can of the slices; registers for more room when there is none.
+    pub fn poll_write(&self, cx: &mut Context<'_>, s: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match &mut *self.write.borrow_mut() {
+            WriteHalf::Tcp(half) => Pin::new(half).poll_write_vectored(cx, s),
+            WriteHalf::Unix(half) => Pin::new(half).poll_write_vectored(cx, s),
         }
     }
 
@@ -175,11 +132,12 @@ impl Conn {
     /// # Errors
     /// As `write(2)`; `WouldBlock` when the socket takes no more now.
     pub fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        loop {
-            match self.fd.get_ref().write(slices) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
-            }
+        // One slice, the usual case, spares the kernel the copy of the vector.
+        match (&*self.write.borrow(), slices) {
+            (WriteHalf::Tcp(half), [one]) => half.try_write(one),
+            (WriteHalf::Unix(half), [one]) => half.try_write(one),
+            (WriteHalf::Tcp(half), _) => half.try_write_vectored(slices),
+            (WriteHalf::Unix(half), _) => half.try_write_vectored(slices),
         }
     }
 }

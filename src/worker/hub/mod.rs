@@ -399,7 +399,8 @@ impl Hub {
         let mut overdue = Vec::new();
         let mut busy = false;
         for (key, pipe) in self.pipes.iter() {
-            busy |= pipe.in_flight() > 0;
+            busy |= pipe.in_flight() > 0
+                || matches!(pipe.state, crate::upstream::pipe::State::Handshaking(_));
             match pipe.state {
                 crate::upstream::pipe::State::Ready => {
                     if self.now >= pipe.silent_until

@@ -200,6 +200,13 @@ impl Hub {
             self.dispatch(key, None, slot, request, 1);
             return true;
         };
+        if row.container && (!local::arity_fits(row, request.len()) || row.name == "client") {
+            // No subcommand, or one of CLIENT that nobody knows: a shared connection must not see it.
+            self.counters.commands += 1;
+            let text = local::bare_container(row, request);
+            self.refuse(key, &text);
+            return true;
+        }
         match row.handler {
             Handler::Forward | Handler::Script | Handler::Split => self.forward(key, row, request),
             Handler::Blocking if !local::blocks(row, request) => self.forward(key, row, request),
