@@ -122,7 +122,7 @@ impl Session {
     pub fn may_parse(&self) -> bool {
         self.closing == Closing::No
             && !self.alone
-            && !(self.waits_for_empty && !self.window.is_empty())
+            && (!self.waits_for_empty || self.window.is_empty())
             && self.window.len() < MAX_PENDING
             && self.window.request_bytes() < MAX_IN_FLIGHT_BYTES
     }

@@ -55,7 +55,7 @@ pub fn blocks(row: &Row, request: &Request<'_>) -> bool {
 pub fn block_timeout_ms(row: &Row, request: &Request<'_>) -> Option<u64> {
     let seconds = |text: &[u8]| -> Option<u64> {
         let s: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-        (s >= 0.0 && s < 1e15).then(|| (s * 1000.0).ceil() as u64)
+        (0.0..1e15).contains(&s).then(|| (s * 1000.0).ceil() as u64)
     };
     match row.name {
         "blmpop" | "bzmpop" => seconds(request.arg(1)),
