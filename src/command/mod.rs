@@ -3,4 +3,8 @@
 //! Pure and stateless: bytes in, facts out. Nothing here knows of sockets, sessions or nodes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod keys;
+pub mod lookup;
+pub mod slot;
 pub mod spec;
+pub mod table;

@@ -2,7 +2,7 @@
 //!
 //! They are Redis's own words (`COMMAND INFO`, `src/commands/*.json`): arity, command flags, key
 //! specifications, request and response policies. One column is ours: [`Handler`], what the proxy
-//! does with the command. Invariant: plain data, no logic; every type is `Copy` and `const`-able.
+//! does with the command. Invariant: plain data; every type is `Copy` and `const`-able.
 //! It does not find keys (see [`super::keys`]) and does not look names up (see [`super::lookup`]).
 
 /// Everything the proxy knows of one command or subcommand.
@@ -24,6 +24,11 @@ pub struct Row {
     pub handler: Handler,
     /// First server version that has it, e.g. `"7.0.0"` or `"valkey 8.1.0"`.
     pub since: &'static str,
+    /// How [`super::keys`] finds its keys; follows from `keys` ([`KeyShape::of`]) except in rows
+    /// that need code of their own.
+    pub shape: KeyShape,
+    /// Whether it is a container: the argument after the name is a subcommand with its own row.
+    pub container: bool,
 }
 
 /// Command flags, as `COMMAND INFO` names them.
@@ -117,6 +122,44 @@ pub enum Find {
     },
     /// Cannot be described; the command needs code of its own in `keys`.
     Unknown,
+}
+
+/// What finding the keys of a row takes: one match instead of a walk over its specifications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyShape {
+    /// It has no keys.
+    None,
+    /// Exactly one key, at this argument: most commands, and nearly all traffic.
+    One(u8),
+    /// Walk the specifications.
+    Specs,
+    /// SORT: the key, and the destination of the last STORE among options of varying length.
+    Sort,
+    /// GEORADIUS, GEORADIUSBYMEMBER: the key, and the destination of the last STORE or STOREDIST
+    /// from this argument on (the specifications would give both).
+    Georadius(u8),
+    /// MIGRATE: one key, or when that is empty the keys after KEYS.
+    Migrate,
+    /// DEBUG: no specifications, but OBJECT and a few others look at one key.
+    Debug,
+}
+
+impl KeyShape {
+    /// The shape that follows from the specifications alone.
+    #[must_use]
+    pub const fn of(keys: &[KeySpec]) -> Self {
+        match keys {
+            [] => Self::None,
+            [
+                KeySpec {
+                    begin: Begin::Index(at @ 0..=255),
+                    find: Find::Range { last: 0, .. },
+                    ..
+                },
+            ] => Self::One(*at as u8),
+            _ => Self::Specs,
+        }
+    }
 }
 
 /// What a command does with the keys of a specification.
