@@ -2,8 +2,8 @@
 //!
 //! Follows the key specifications of the row, or for the few commands that no specification
 //! describes, the options themselves. Invariant: for a command that the server would run, the
-//! keys are those of its `COMMAND GETKEYS`, plus what is routed like a key (`not_key`). Of a
-//! malformed command it reports what it can; the server's own error decides. Nothing is allocated
+//! keys are those that a cluster node routes it by, plus what is routed like a key (`not_key`). Of
+//! a malformed command it reports what it can; the server's own error decides. Nothing is allocated
 //! and the bytes of a key are only looked at to compute its slot.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -216,7 +216,9 @@ fn found<A: Args + ?Sized>(
             let end = match (last, limit) {
                 (0.., _) => begin + from_end + 1,
                 (_, 0 | 1) => (argc + 1).saturating_sub(from_end),
-                (_, limit) => begin + (argc - begin) / usize::from(limit) + 1 - from_end.min(1),
+                (_, limit) => {
+                    (begin + (argc - begin) / usize::from(limit) + 1).saturating_sub(from_end)
+                }
             };
             (begin, end.min(argc), step)
         }
@@ -264,8 +266,9 @@ fn sort<A: Args + ?Sized, B>(
         } else if option.eq_ignore_ascii_case(b"GET") || option.eq_ignore_ascii_case(b"BY") {
             2
         } else if option.eq_ignore_ascii_case(b"STORE") && at + 1 < argc {
+            // A node looks at the destination as an option too, so it may be STORE itself.
             store = Some(at + 1);
-            2
+            1
         } else {
             1
         };
@@ -349,3 +352,6 @@ fn debug<A: Args + ?Sized, B>(
         Continue(())
     }
 }
+
+#[cfg(test)]
+mod tests;

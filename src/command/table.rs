@@ -51,7 +51,11 @@ const fn row(
 
 impl Row {
     const fn asks(self, request: Ask, response: Reply) -> Self {
-        Self { request, response, ..self }
+        Self {
+            request,
+            response,
+            ..self
+        }
     }
 
     const fn by_hand(self, shape: KeyShape) -> Self {
@@ -59,7 +63,10 @@ impl Row {
     }
 
     const fn container(self) -> Self {
-        Self { container: true, ..self }
+        Self {
+            container: true,
+            ..self
+        }
     }
 }
 
@@ -70,22 +77,50 @@ const fn one(at: u16, access: Access) -> KeySpec {
 
 /// Keys from `at` to `last` (relative; negative: from the end), `step` apart.
 const fn range(at: u16, last: i16, step: u16, access: Access) -> KeySpec {
-    KeySpec { begin: Index(at), find: Find::Range { last, step, limit: 0 }, access }
+    KeySpec {
+        begin: Index(at),
+        find: Find::Range {
+            last,
+            step,
+            limit: 0,
+        },
+        access,
+    }
 }
 
 /// The number of keys at `at`, the keys right after it, `step` apart.
 const fn counted(at: u16, step: u16, access: Access) -> KeySpec {
-    KeySpec { begin: Index(at), find: Find::KeyNum { num: 0, first: 1, step }, access }
+    KeySpec {
+        begin: Index(at),
+        find: Find::KeyNum {
+            num: 0,
+            first: 1,
+            step,
+        },
+        access,
+    }
 }
 
 /// Keys after `word`, up to `last`; only the first 1/`limit` of what follows.
 const fn after(word: &'static str, from: i16, last: i16, limit: u16, access: Access) -> KeySpec {
-    KeySpec { begin: Keyword(word, from), find: Find::Range { last, step: 1, limit }, access }
+    KeySpec {
+        begin: Keyword(word, from),
+        find: Find::Range {
+            last,
+            step: 1,
+            limit,
+        },
+        access,
+    }
 }
 
 /// Keys that no specification describes.
 const fn unknown(access: Access) -> KeySpec {
-    KeySpec { begin: Unknown, find: Find::Unknown, access }
+    KeySpec {
+        begin: Unknown,
+        find: Find::Unknown,
+        access,
+    }
 }
 
 type Keys = &'static [KeySpec];
@@ -114,10 +149,16 @@ const COUNTED_WRITE_2: Keys = &[counted(2, 1, Write)];
 const COUNTED_PAIRS: Keys = &[counted(1, 2, Write)];
 const XREAD: Keys = &[after("STREAMS", 1, -1, 2, Read)];
 const XREADGROUP: Keys = &[after("STREAMS", 4, -1, 2, Read)];
-const GEORADIUS: Keys =
-    &[one(1, Read), after("STORE", 6, 0, 0, Write), after("STOREDIST", 6, 0, 0, Write)];
-const GEORADIUSBYMEMBER: Keys =
-    &[one(1, Read), after("STORE", 5, 0, 0, Write), after("STOREDIST", 5, 0, 0, Write)];
+const GEORADIUS: Keys = &[
+    one(1, Read),
+    after("STORE", 6, 0, 0, Write),
+    after("STOREDIST", 6, 0, 0, Write),
+];
+const GEORADIUSBYMEMBER: Keys = &[
+    one(1, Read),
+    after("STORE", 5, 0, 0, Write),
+    after("STOREDIST", 5, 0, 0, Write),
+];
 const MIGRATE: Keys = &[one(3, Write), after("KEYS", -2, -1, 0, Write)];
 const SORT: Keys = &[one(1, Read), unknown(Read), unknown(Write)];
 const SORT_RO: Keys = &[one(1, Read), unknown(Read)];
