@@ -2,8 +2,8 @@
 //!
 //! Follows the key specifications of the row, or for the few commands that no specification
 //! describes, the options themselves. Invariant: for a command that the server would run, the
-//! keys are those of its `COMMAND GETKEYS`, plus what is routed like a key (`not_key`). Of a
-//! malformed command it reports what it can; the server's own error decides. Nothing is allocated
+//! keys are those that a cluster node routes it by, plus what is routed like a key (`not_key`). Of
+//! a malformed command it reports what it can; the server's own error decides. Nothing is allocated
 //! and the bytes of a key are only looked at to compute its slot.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -260,8 +260,9 @@ fn sort<A: Args + ?Sized, B>(
         } else if option.eq_ignore_ascii_case(b"GET") || option.eq_ignore_ascii_case(b"BY") {
             2
         } else if option.eq_ignore_ascii_case(b"STORE") && at + 1 < argc {
+            // A node looks at the destination as an option too, so it may be STORE itself.
             store = Some(at + 1);
-            2
+            1
         } else {
             1
         };

@@ -190,15 +190,27 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// Names near a known one: another case, a letter changed or too many.
         #[test]
-        fn finds_what_a_linear_search_finds(name in "[a-zA-Z_|-]{0,24}") {
+        fn finds_what_a_linear_search_finds(
+            row in proptest::sample::select(COMMANDS),
+            at in 0usize..24,
+            byte in proptest::option::of(proptest::num::u8::ANY),
+            flip in proptest::num::u8::ANY,
+        ) {
+            let mut name = row.name.as_bytes().to_vec();
+            let at = at % (name.len() + 1);
+            match (byte, name.get_mut(at)) {
+                (Some(byte), _) => name.insert(at, byte),
+                (None, Some(letter)) => *letter ^= flip & 0xA1,
+                (None, None) => {}
+            }
             let expected = COMMANDS
                 .iter()
-                .find(|row| !row.name.contains('|') && row.name.eq_ignore_ascii_case(&name));
-            proptest::prop_assert_eq!(
-                command(name.as_bytes()).map(|row| row.name),
-                expected.map(|row| row.name)
-            );
+                .filter(|row| !row.name.contains('|'))
+                .find(|row| row.name.as_bytes().eq_ignore_ascii_case(&name));
+            let found = command(&name);
+            proptest::prop_assert_eq!(found.map(|r| r.name), expected.map(|r| r.name));
         }
     }
 }
