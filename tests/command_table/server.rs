@@ -66,6 +66,12 @@ impl Server {
         command.query(&mut self.connection.borrow_mut()).map_err(|error| error.to_string())
     }
 
+    /// Whether it is the version that the table's flags are taken from.
+    pub(crate) fn is_7_0(&self) -> bool {
+        let info = text(&self.ask(&["INFO", "server"]).expect("INFO"));
+        info.lines().any(|line| line.starts_with("redis_version:7.0."))
+    }
+
     /// `COMMAND GETKEYS`, sorted; `None` when the server calls the line invalid.
     pub(crate) fn keys(&self, line: &[String]) -> Option<Vec<String>> {
         let asked: Vec<&str> =

@@ -153,13 +153,11 @@ impl Hub {
             return;
         };
         self.counters.replies += 1;
-        if s.fences.is_some() {
-            if let Some(slot) = s.window.slot(entry.ticket, entry.part)
-                && let Some(f) = s.fences.as_deref_mut()
-            {
-                f.answered(slot, entry.ticket, entry.part);
-                self.fenced.push(entry.session);
-            }
+        if let Some(f) = s.fences.as_deref_mut()
+            && let Some(slot) = s.window.slot(entry.ticket, entry.part)
+        {
+            f.answered(slot, entry.ticket, entry.part);
+            self.fenced.push(entry.session);
         }
         if s.out.unsent() > self.settings.max_client_output {
             // Redis's client-output-buffer-limit: a client that does not read is let go.

@@ -344,16 +344,14 @@ impl Sim {
                     self.hub.pipe_data(k, &bytes);
                 }
             }
-            70..=79 => {
-                if !self.dialing.is_empty() {
-                    let d = self.dialing.swap_remove(self.rng.usize(0..self.dialing.len()));
-                    if faults && self.rng.u32(0..4) == 0 {
-                        self.hub.pipe_lost(d.pipe, "refused");
-                    } else if self.hub.pipe_mut(d.pipe).is_some() {
-                        let node = (0..NODES).find(|&n| addr(n) == d.addr).expect("known node");
-                        self.wires.insert(d.pipe, Wire { node, ..Wire::default() });
-                        self.hub.pipe_connected(d.pipe);
-                    }
+            70..=79 if !self.dialing.is_empty() => {
+                let d = self.dialing.swap_remove(self.rng.usize(0..self.dialing.len()));
+                if faults && self.rng.u32(0..4) == 0 {
+                    self.hub.pipe_lost(d.pipe, "refused");
+                } else if self.hub.pipe_mut(d.pipe).is_some() {
+                    let node = (0..NODES).find(|&n| addr(n) == d.addr).expect("known node");
+                    self.wires.insert(d.pipe, Wire { node, ..Wire::default() });
+                    self.hub.pipe_connected(d.pipe);
                 }
             }
             80..=85 => {

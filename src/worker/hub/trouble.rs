@@ -255,10 +255,9 @@ impl Hub {
             return self.trouble_held(session, held);
         };
         let now = self.now;
-        if let Some(s) = self.sessions.get_mut(session) {
-            if let Some(leg) = s.window.leg_mut(held.ticket, held.part) {
-                leg.pipe = pipe;
-            }
+        let s = self.sessions.get_mut(session);
+        if let Some(leg) = s.and_then(|s| s.window.leg_mut(held.ticket, held.part)) {
+            leg.pipe = pipe;
         }
         if let Some(p) = self.pipes.get_mut(pipe) {
             if matches!(held.target, Target::Ask(_)) {
@@ -306,7 +305,7 @@ impl Hub {
 
 /// A duration as a user would write it.
 fn humantime(d: std::time::Duration) -> String {
-    if d.as_millis() % 1000 == 0 {
+    if d.as_millis().is_multiple_of(1000) {
         format!("{}s", d.as_secs())
     } else {
         format!("{}ms", d.as_millis())
