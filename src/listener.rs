@@ -90,9 +90,18 @@ impl Reception {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    let local = stream.local_addr();
                     let ready = net::configure(&stream).and_then(|()| stream.into_std());
-                    match ready {
-                        Ok(stream) => self.hand_over(Stream::Tcp(stream), peer.to_string()),
+                    match ready.and_then(|stream| Ok((stream, local?))) {
+                        Ok((stream, local)) => {
+                            let profile = Profile {
+                                peer: peer.to_string(),
+                                local_host: local.ip().to_string(),
+                                local_port: local.port(),
+                                ..Profile::default()
+                            };
+                            self.hand_over(Stream::Tcp(stream), profile);
+                        }
                         // The client is gone already.
                         Err(error) => tracing::debug!(%error, "a client went away at once"),
                     }
@@ -108,7 +117,10 @@ impl Reception {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => match stream.into_std() {
-                    Ok(stream) => self.hand_over(Stream::Unix(stream), shown.clone()),
+                    Ok(stream) => {
+                        let profile = Profile { peer: shown.clone(), ..Profile::default() };
+                        self.hand_over(Stream::Unix(stream), profile);
+                    }
                     Err(error) => tracing::debug!(%error, "a client went away at once"),
                 },
                 Err(error) => pause(&error).await,
@@ -116,9 +128,8 @@ impl Reception {
         }
     }
 
-    fn hand_over(&self, stream: Stream, peer: String) {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let profile = Profile { id, peer, ..Profile::default() };
+    fn hand_over(&self, stream: Stream, mut profile: Profile) {
+        profile.id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if let Some(worker) = self.workers.iter().min_by_key(|w| w.sessions())
             && !worker.serve(Accepted { stream, profile })
         {

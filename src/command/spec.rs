@@ -223,7 +223,8 @@ pub enum Handler {
     Split,
     /// May block: needs a connection of its own while it waits.
     Blocking,
-    /// Forwarded; its reply may be NOSCRIPT (EVALSHA, EVALSHA_RO).
+    /// Forwarded; a body that passes is remembered, and NOSCRIPT is healed with it (EVAL, EVALSHA and
+    /// their read-only forms).
     Script,
     /// MULTI, EXEC, DISCARD, WATCH, UNWATCH.
     Transaction(Transaction),

@@ -13,6 +13,7 @@ use crate::resp::Version;
 use crate::resp::scan::RequestScanner;
 
 use super::fence::Fences;
+use super::scan::Cursor;
 use super::transaction::Transaction;
 use super::window::{NO_SLOT, Reply, Window};
 
@@ -40,6 +41,12 @@ pub struct Profile {
     pub id: u64,
     /// Peer address, as CLIENT LIST would show it.
     pub peer: String,
+    /// Address the client connected to, without port.
+    pub local_host: String,
+    /// Port the client connected to; 0 on a Unix socket.
+    pub local_port: u16,
+    /// When it connected (ms of the worker's clock).
+    pub since: u64,
     /// CLIENT SETNAME.
     pub name: Vec<u8>,
     /// CLIENT SETINFO LIB-NAME.
@@ -77,6 +84,8 @@ pub struct Session {
     pub transaction: Option<Box<Transaction>>,
     /// Slot of the keys it WATCHes, on its lease.
     pub watched_slot: Option<u16>,
+    /// The SCAN that runs alone asked with this cursor.
+    pub scan: Option<Cursor>,
     /// The command that runs alone blocks: it ends when the client hangs up.
     pub blocked: bool,
     /// A connection of its own, on which it WATCHes.
@@ -109,6 +118,7 @@ impl Session {
             transaction: None,
             watched_slot: None,
             lease: None,
+            scan: None,
             blocked: false,
             closing: Closing::No,
             profile: Box::new(profile),
@@ -136,7 +146,10 @@ impl Session {
 
     /// Puts a reply the proxy made itself in its place in the order.
     pub fn answer(&mut self, reply: &[u8]) {
-        if self.window.is_empty() {
+        if reply.is_empty() {
+            return;
+        }
+        if self.window.is_empty() && !self.window.silent && !self.window.skip_next {
             self.out.push(reply);
         } else {
             let ticket = self.window.open(None, NO_SLOT, Key::NONE, 0, 0);

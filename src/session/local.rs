@@ -37,6 +37,38 @@ pub fn needs_empty_window(what: Local) -> bool {
     matches!(what, Local::Hello | Local::Reset)
 }
 
+/// What CONFIG GET says where the server refuses it, as Memorystore does: the few settings client
+/// libraries ask for when they connect, with the values a Memorystore cluster has.
+const CONFIG: &[(&str, &str)] = &[
+    ("appendonly", "no"),
+    ("databases", "1"),
+    ("notify-keyspace-events", ""),
+    ("proto-max-bulk-len", "536870912"),
+    ("save", ""),
+    ("slave-read-only", "yes"),
+    ("replica-read-only", "yes"),
+    ("timeout", "0"),
+];
+
+/// Answers CONFIG GET in the server's place.
+pub fn config_get(request: &Request<'_>, version: Version, out: &mut Vec<u8>) {
+    let wanted = |name: &&(&str, &str)| {
+        request.args().skip(2).any(|pattern| {
+            let pattern = pattern.to_ascii_lowercase();
+            match pattern.strip_suffix(b"*") {
+                Some(prefix) => name.0.as_bytes().starts_with(prefix),
+                None => name.0.as_bytes() == pattern,
+            }
+        })
+    };
+    let found: Vec<&(&str, &str)> = CONFIG.iter().filter(wanted).collect();
+    encode::map_header(out, version, found.len());
+    for (name, value) in found {
+        encode::bulk(out, name.as_bytes());
+        encode::bulk(out, value.as_bytes());
+    }
+}
+
 /// True if a command of the table's blocking kind would really block as it is written.
 ///
 /// XREAD and XREADGROUP block only with BLOCK, which stands before STREAMS.
@@ -135,6 +167,17 @@ pub fn answer(
             s.profile.name.clear();
             encode::simple(out, "RESET");
         }
+        Local::Asking => encode::simple(out, "OK"),
+        Local::Role => {
+            // The face of a single primary; the nodes behind it are nobody's business.
+            encode::header(out, b'*', 3);
+            encode::bulk(out, b"master");
+            encode::integer(out, 0);
+            encode::header(out, b'*', 0);
+        }
+        Local::ClientGetredir => encode::integer(out, -1),
+        Local::ClientCapa => encode::simple(out, "OK"),
+        Local::ClientReply => client_reply(s, request.arg(2), out),
         Local::Select => select(request, out),
         Local::Readonly | Local::Readwrite => encode::simple(out, "OK"),
         Local::ClientId => encode::integer(out, s.profile.id as i64),
@@ -176,6 +219,19 @@ fn ping(request: &Request<'_>, out: &mut Vec<u8>) {
         1 => encode::simple(out, "PONG"),
         2 => encode::bulk(out, request.arg(1)),
         _ => encode::error(out, &wrong_arity("ping")),
+    }
+}
+
+fn client_reply(s: &mut Session, mode: &[u8], out: &mut Vec<u8>) {
+    if mode.eq_ignore_ascii_case(b"ON") {
+        s.window.silent = false;
+        encode::simple(out, "OK");
+    } else if mode.eq_ignore_ascii_case(b"OFF") {
+        s.window.silent = true;
+    } else if mode.eq_ignore_ascii_case(b"SKIP") {
+        s.window.skip_next = !s.window.silent;
+    } else {
+        encode::error(out, "ERR syntax error");
     }
 }
 

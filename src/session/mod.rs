@@ -7,5 +7,7 @@ pub mod core;
 pub mod fence;
 pub mod local;
 pub mod redirect;
+pub mod scan;
+pub mod scripts;
 pub mod transaction;
 pub mod window;

@@ -30,6 +30,8 @@ pub enum Trouble {
     },
     /// No node is known for its slot.
     NoRoute,
+    /// NOSCRIPT, and the proxy knows the script.
+    NoScript,
 }
 
 impl Trouble {
@@ -116,7 +118,7 @@ pub fn decide(trouble: Trouble, facts: Facts) -> Action {
         Trouble::TryAgain | Trouble::Loading => (Wait::Backoff, false),
         Trouble::ClusterDown | Trouble::RoleChanged | Trouble::NoRoute => (Wait::Backoff, true),
         // The pipe's own AUTH goes first; its queue is the wait.
-        Trouble::NoAuth => (Wait::No, false),
+        Trouble::NoAuth | Trouble::NoScript => (Wait::No, false),
         // The next dial is paced by the node's own backoff.
         Trouble::Lost { .. } => (Wait::No, true),
     };
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Trouble; 10] = [
+    const ALL: [Trouble; 11] = [
         Trouble::Moved,
         Trouble::Ask,
         Trouble::TryAgain,
@@ -139,6 +141,7 @@ mod tests {
         Trouble::Lost { sent: true },
         Trouble::Lost { sent: false },
         Trouble::NoRoute,
+        Trouble::NoScript,
     ];
 
     fn facts(readonly: bool, redirects: u8, expired: bool) -> Facts {
@@ -176,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn total(i in 0usize..10, readonly: bool, redirects: u8, expired: bool) {
+        fn total(i in 0usize..11, readonly: bool, redirects: u8, expired: bool) {
             let _ = decide(ALL[i], facts(readonly, redirects, expired));
         }
     }

@@ -70,6 +70,11 @@ impl Transaction {
         self.failed
     }
 
+    /// Commands queued.
+    pub fn commands(&self) -> u32 {
+        self.commands
+    }
+
     /// Bytes gathered.
     pub fn len(&self) -> usize {
         self.frames.len()

@@ -84,6 +84,8 @@ pub struct Pending {
     len: u32,
     /// When it was taken in (ms of the worker's clock, wrapping).
     pub since: u32,
+    /// Its reply is dropped.
+    silent: bool,
 }
 
 impl Pending {
@@ -153,6 +155,10 @@ pub struct Window {
     /// Ticket of `pending[0]`.
     base: u32,
     early: Vec<u8>,
+    /// CLIENT REPLY OFF: replies are awaited and dropped.
+    pub silent: bool,
+    /// CLIENT REPLY SKIP: so is the reply of the next command.
+    pub skip_next: bool,
     /// Bytes of the requests that wait for a reply.
     request_bytes: usize,
     /// Bytes of `early` that are still to be flushed.
@@ -178,6 +184,7 @@ impl Window {
             leg: Leg::new(slot, pipe),
             len: len as u32,
             since: now as u32,
+            silent: self.silent || std::mem::take(&mut self.skip_next),
         });
         ticket
     }
@@ -301,6 +308,8 @@ impl Window {
     /// A command has its whole reply.
     #[inline]
     fn complete(&mut self, at: usize, reply: Reply<'_>, out: &mut ByteQueue) {
+        let silent = self.pending.get(at).is_some_and(|p| p.silent);
+        let reply = if silent { Reply::Borrowed(b"") } else { reply };
         if at > 0 {
             return self.store(at, reply);
         }

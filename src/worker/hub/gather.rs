@@ -6,7 +6,6 @@
 //! executed before.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::cluster::topology::UNASSIGNED;
 use crate::command::info::About;
 use crate::command::merge::{Merge, info_reply};
 use crate::command::spec::{Gather, ResponsePolicy, Row};
@@ -55,7 +54,10 @@ impl Hub {
             }
             Gather::PubsubChannels => Merge::Union,
             Gather::PubsubNumsub | Gather::PubsubShardnumsub => Merge::SumByName,
-            Gather::ScriptLoad => Merge::AllSucceeded,
+            Gather::ScriptLoad => {
+                self.scripts.remember(request.arg(2));
+                Merge::AllSucceeded
+            }
             Gather::Lastsave => Merge::Max,
             Gather::Memory if row.name == "memory|stats" => Merge::Stats,
             Gather::Memory => Merge::Texts,
@@ -134,11 +136,12 @@ impl Hub {
 
     /// Recomputes by which slot each shard is asked.
     pub(super) fn choose_shard_slots(&mut self) {
-        let mut seen: Vec<u16> = Vec::new();
+        let mut seen = vec![false; self.nodes.len()];
         self.shard_slots.clear();
         for (slot, &node) in self.routes.iter().enumerate() {
-            if node != UNASSIGNED && !seen.contains(&node) {
-                seen.push(node);
+            if let Some(seen) = seen.get_mut(usize::from(node))
+                && !std::mem::replace(seen, true)
+            {
                 self.shard_slots.push(slot as u16);
             }
         }

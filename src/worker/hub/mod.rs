@@ -10,12 +10,15 @@
 //! side; one owner needs neither, and a whole worker can be driven in a unit test.)
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod clients;
 mod exclusive;
+mod face;
 mod gather;
 mod lease;
 mod nodes;
 mod reply;
 mod request;
+mod scan;
 #[cfg(test)]
 mod sim;
 mod trouble;
@@ -35,6 +38,8 @@ use crate::resp::request::ArgRange;
 use crate::session::core::{Closing, Profile, Session};
 use crate::session::fence::Held;
 use crate::session::redirect::Trouble;
+use crate::session::scan::Scans;
+use crate::session::scripts::Scripts;
 use crate::upstream::pipe::Pipe;
 
 use nodes::Node;
@@ -132,6 +137,7 @@ pub struct Counters {
     pub retries_noauth: u64,
     pub retries_lost: u64,
     pub retries_noroute: u64,
+    pub retries_noscript: u64,
     pub fail_maybe_executed: u64,
     pub fail_deadline: u64,
     pub fail_redirects: u64,
@@ -189,6 +195,8 @@ pub struct Hub {
     now: u64,
     alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
     ticking: bool,
+    scans: Scans,
+    scripts: Scripts,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     resuming: Vec<Key>,
@@ -226,6 +234,8 @@ impl Hub {
             now: 0,
             alarms: BinaryHeap::new(),
             ticking: false,
+            scans: Scans::default(),
+            scripts: Scripts::default(),
             troubled: Vec::new(),
             fenced: Vec::new(),
             resuming: Vec::new(),
@@ -247,7 +257,8 @@ impl Hub {
     }
 
     /// A client connected.
-    pub fn client_open(&mut self, profile: Profile) -> Key {
+    pub fn client_open(&mut self, mut profile: Profile) -> Key {
+        profile.since = self.now;
         let epoch = self.epoch;
         self.counters.clients += 1;
         self.sessions.insert_with(|key| Session::new(key, profile, epoch))

@@ -61,6 +61,7 @@ impl Hub {
             if self.routes[slot] != node {
                 self.routes[slot] = node;
                 self.slot_epochs[slot] = self.epoch;
+                self.scans.slot_moved_to(node);
             }
         }
         self.topology = Some(topology);
@@ -100,6 +101,8 @@ impl Hub {
             self.epoch += 1;
             self.routes[at] = node;
             self.slot_epochs[at] = self.epoch;
+            self.scans.slot_moved_to(node);
+            self.choose_shard_slots();
         }
     }
 

@@ -9,10 +9,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::buffer::LARGE;
+use crate::command::spec::Handler;
 use crate::key::Key;
+use crate::resp::encode;
 use crate::resp::reply::{Class, classify};
+use crate::resp::request::{Request, fill_args};
 use crate::resp::scan::ReplyScan;
 use crate::session::core::Closing;
+use crate::session::local;
 use crate::session::redirect::Trouble;
 use crate::session::window::Reply;
 use crate::upstream::handshake::{self, Progress};
@@ -166,8 +170,20 @@ impl Hub {
                 self.counters.output_limit += 1;
             }
         } else {
-            s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
+            if let Some(asked) = s.scan.take() {
+                let rewritten = self.scan_reply(asked, reply.as_slice());
+                let reply = rewritten.map_or(reply, |r| Reply::Shared(r.into()));
+                let Some(s) = self.sessions.get_mut(entry.session) else {
+                    return;
+                };
+                s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
+            } else {
+                s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
+            }
         }
+        let Some(s) = self.sessions.get_mut(entry.session) else {
+            return;
+        };
         if !s.dirty {
             s.dirty = true;
             self.work.sessions.push(entry.session);
@@ -200,6 +216,12 @@ impl Hub {
                     _ => (classify(reply.as_slice()), None),
                 };
                 let Some(trouble) = Trouble::of(&class) else {
+                    if self.refused_otherwise(key, &entry, reply.as_slice()) {
+                        return;
+                    }
+                    let Some(p) = self.pipes.get_mut(key) else {
+                        return;
+                    };
                     p.release(&entry);
                     self.deliver(&entry, reply);
                     return;
@@ -215,6 +237,60 @@ impl Hub {
                 self.rejected(key, &entry, frame, &class, trouble, line);
             }
         }
+    }
+
+    /// Refusals a client library does not expect, and scripts a node does not know. True: done.
+    fn refused_otherwise(&mut self, key: Key, entry: &Entry, line: &[u8]) -> bool {
+        let Some(row) = self.sessions.get(entry.session).and_then(|s| s.window.row(entry.ticket))
+        else {
+            return false;
+        };
+        let Some(p) = self.pipes.get_mut(key) else {
+            return false;
+        };
+        if row.handler == Handler::Script && line.starts_with(b"-NOSCRIPT") && entry.replies == 1 {
+            let node = p.node;
+            let Some(frame) = p.request_of(entry) else {
+                return false;
+            };
+            let mut args = Vec::new();
+            fill_args(&frame, &mut args);
+            let request = Request::new(&frame, None, &args);
+            let Some(body) = self.scripts.body(request.arg(1)) else {
+                return false;
+            };
+            // It was not executed: tell the node the script and ask again, in one block.
+            let mut block = Vec::with_capacity(frame.len() + body.len() + 64);
+            encode::command(&mut block, &[&b"SCRIPT"[..], b"LOAD", body]);
+            block.extend_from_slice(&frame);
+            p.release(entry);
+            self.troubled.push(Troubled {
+                session: entry.session,
+                ticket: entry.ticket,
+                part: entry.part,
+                frame: block.into(),
+                replies: 2,
+                trouble: Trouble::NoScript,
+                node,
+                ask: None,
+                said: "NOSCRIPT".into(),
+            });
+            return true;
+        }
+        if row.name == "config|get" && is_refusal(line) {
+            let version = p.version;
+            let Some(frame) = p.request_of(entry) else {
+                return false;
+            };
+            p.release(entry);
+            let mut args = Vec::new();
+            fill_args(&frame, &mut args);
+            let mut out = Vec::new();
+            local::config_get(&Request::new(&frame, None, &args), version, &mut out);
+            self.deliver(entry, Reply::Borrowed(&out));
+            return true;
+        }
+        false
     }
 
     /// A server refused a command in a way the client shall not see.
@@ -315,4 +391,9 @@ impl Hub {
             .get(usize::from(node))
             .map_or_else(|| "the cluster".into(), |n| n.addr.to_string().into())
     }
+}
+
+/// A managed server's way to say that a command is not for its users.
+fn is_refusal(line: &[u8]) -> bool {
+    line.starts_with(b"-NOPERM") || line.starts_with(b"-ERR unknown ")
 }

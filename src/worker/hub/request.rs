@@ -12,7 +12,7 @@ use crate::cluster::topology::{Mode, UNASSIGNED};
 use crate::command::keys::{self, KeySlot};
 use crate::command::lookup;
 use crate::command::merge::Merge;
-use crate::command::spec::{Handler, Row};
+use crate::command::spec::{Handler, Local, Row};
 use crate::command::split;
 use crate::key::Key;
 use crate::resp::encode;
@@ -208,11 +208,24 @@ impl Hub {
             return true;
         }
         match row.handler {
-            Handler::Forward | Handler::Script | Handler::Split => self.forward(key, row, request),
+            Handler::Forward | Handler::Split => self.forward(key, row, request),
+            Handler::Script => {
+                if matches!(row.name, "eval" | "eval_ro") {
+                    self.scripts.remember(request.arg(1));
+                }
+                self.forward(key, row, request);
+            }
             Handler::Blocking if !local::blocks(row, request) => self.forward(key, row, request),
+            Handler::Local(what @ (Local::ClientInfo | Local::ClientList | Local::ClientKill))
+                if local::arity_fits(row, request.len()) =>
+            {
+                self.client_command(key, what, request)
+            }
             Handler::Local(what) => return self.local(key, row, what, request),
             Handler::Transaction(what) => return self.transaction(key, row, what, request),
             Handler::Blocking => return self.blocking(key, row, request),
+            Handler::Scan => return self.scan(key, row, request),
+            Handler::ClusterFace(what) => self.cluster_face(key, row, what, request),
             Handler::Gather(what) => {
                 if !self.gather(key, row, what, request) {
                     return false;
@@ -264,7 +277,7 @@ impl Hub {
         &mut self,
         key: Key,
         row: &'static Row,
-        what: crate::command::spec::Local,
+        what: Local,
         request: &Request<'_>,
     ) -> bool {
         let Some(s) = self.sessions.get_mut(key) else {
@@ -275,6 +288,13 @@ impl Hub {
             return false;
         }
         s.waits_for_empty = false;
+        if what == Local::Reset {
+            s.transaction = None;
+            self.unwatch(key);
+        }
+        let Some(s) = self.sessions.get_mut(key) else {
+            return true;
+        };
         let server = self.topology.as_ref().map(|t| t.server.clone()).unwrap_or_default();
         let facts = local::Facts { server: &server.name, version: &server.version };
         self.scratch.clear();

@@ -136,6 +136,7 @@ impl Hub {
             Trouble::NoAuth => c.retries_noauth += 1,
             Trouble::Lost { .. } => c.retries_lost += 1,
             Trouble::NoRoute => c.retries_noroute += 1,
+            Trouble::NoScript => c.retries_noscript += 1,
         }
     }
 
