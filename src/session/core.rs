@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// How many commands of `slot` are in flight, if any of them is not on `pipe`; else 0.
-    fn in_flight_elsewhere(&self, slot: u16, pipe: Key, own: u32) -> u32 {
+    pub fn in_flight_elsewhere(&self, slot: u16, pipe: Key, own: u32) -> u32 {
         let legs = || self.window.waiting_legs().filter(|l| l.slot == slot);
         let count = legs().count() as u32;
         let here = legs().filter(|l| l.pipe == pipe).count() as u32;

@@ -104,6 +104,8 @@ pub struct Pipe {
     pub reauthenticating: bool,
     /// It belongs to one session while that needs it (blocking, WATCH).
     pub lease: bool,
+    /// It takes no more commands and is dropped when all it has are answered.
+    pub retiring: bool,
     /// It was lent for one command: with the reply it goes back to the idle ones.
     pub one_command: bool,
     /// A blocking command is in flight: it may stay silent until this time (ms).
@@ -132,6 +134,7 @@ impl Pipe {
             credential: 0,
             reauthenticating: false,
             lease: false,
+            retiring: false,
             one_command: false,
             silent_until: 0,
             refused_in_block: None,
@@ -183,6 +186,11 @@ impl Pipe {
     /// True when bytes of some request left and its reply is due.
     pub fn awaits_reply(&self) -> bool {
         !self.inflight.is_empty() && self.out.sent() > self.front
+    }
+
+    /// True when requests may be written.
+    pub fn may_send(&self) -> bool {
+        matches!(self.state, State::Ready)
     }
 
     /// True when there is something to write in its present state.

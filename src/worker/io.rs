@@ -25,7 +25,6 @@ use crate::cluster::refresh::Reason;
 use crate::key::Key;
 use crate::net;
 use crate::session::core::Profile;
-use crate::upstream::pipe::State;
 
 use super::hub::{Counters, Dial, Hub, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
@@ -350,7 +349,7 @@ impl Io {
         if pipe.control.is_empty() {
             pipe.control = zeroize::Zeroizing::new(Vec::new());
         }
-        if failed.is_none() && matches!(pipe.state, State::Ready) {
+        if failed.is_none() && pipe.may_send() {
             let (n, e, w) = write_out(&mut pipe.out, conn, ByteQueue::mark_sent);
             failed = e;
             writes += w;

@@ -65,9 +65,13 @@ impl Hub {
         }
     }
 
-    /// The command of a borrowed connection is answered.
+    /// The command of a borrowed connection, or the last of a retiring one, is answered.
     #[cold]
     pub(super) fn give_back(&mut self, key: Key) {
+        if self.pipes.get(key).is_some_and(|p| p.retiring && p.in_flight() == 0) {
+            self.drop_pipe(key, "it was retired");
+            return;
+        }
         if self.pipes.get(key).is_some_and(|p| p.one_command && p.in_flight() == 0) {
             self.release_lease(key, true);
         }

@@ -195,6 +195,8 @@ pub struct Hub {
     now: u64,
     alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
     ticking: bool,
+    /// Pipes that retire: while there are any, commands of a slot may be in flight on an older one.
+    retiring: u32,
     scans: Scans,
     scripts: Scripts,
     troubled: Vec<Troubled>,
@@ -234,6 +236,7 @@ impl Hub {
             now: 0,
             alarms: BinaryHeap::new(),
             ticking: false,
+            retiring: 0,
             scans: Scans::default(),
             scripts: Scripts::default(),
             troubled: Vec::new(),

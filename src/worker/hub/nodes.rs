@@ -233,7 +233,7 @@ impl Hub {
         let Some(pipe) = self.pipes.get_mut(key) else {
             return;
         };
-        if pipe.reauthenticating || !matches!(pipe.state, State::Ready) {
+        if pipe.reauthenticating || pipe.retiring || !matches!(pipe.state, State::Ready) {
             return;
         }
         pipe.reauthenticating = true;
@@ -241,6 +241,24 @@ impl Hub {
         let frame = auth_frame(&credential);
         pipe.push(entry, &crate::resp::request::Request::new(&frame, None, &[]), now);
         self.mark_pipe(key);
+    }
+
+    /// Lets a shared pipe take no more commands; a new one follows it.
+    pub(super) fn retire(&mut self, key: Key) {
+        let now = self.now;
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
+        if pipe.retiring || pipe.lease {
+            return;
+        }
+        pipe.retiring = true;
+        self.retiring += 1;
+        let (node, version) = (pipe.node, pipe.version);
+        let next = self.pipes.insert_with(|_| Pipe::new(node, version, false, now));
+        self.counters.pipes_connecting += 1;
+        self.nodes[usize::from(node)].pipes[version.index()] = next;
+        self.try_dial(next);
     }
 
     /// The node refused AUTH or HELLO.
@@ -325,6 +343,7 @@ impl Hub {
         } else if known.pipes[pipe.version.index()] == key {
             known.pipes[pipe.version.index()] = Key::NONE;
         }
+        self.retiring -= u32::from(pipe.retiring);
         self.work.hangups.push(key);
         let returned = pipe.take_back();
         self.trouble_returned(returned, node, cause);

@@ -138,7 +138,7 @@ impl Hub {
         if entry.purpose == Purpose::Forward && first != Some(b'-') {
             p.refused_in_block = None;
             p.release(&entry);
-            let lent = p.one_command;
+            let lent = p.one_command || p.retiring;
             self.deliver(&entry, reply);
             if lent {
                 self.give_back(key);
@@ -329,7 +329,12 @@ impl Hub {
                     );
                     return self.fail(entry.session, entry.ticket, entry.part, &text);
                 }
-                self.reauthenticate(key);
+                if entry.replies > 1 {
+                    // The server may be left inside MULTI, where it would queue an AUTH.
+                    self.retire(key);
+                } else {
+                    self.reauthenticate(key);
+                }
             }
             _ => {}
         }

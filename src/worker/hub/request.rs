@@ -441,6 +441,8 @@ impl Hub {
         if self.pipes.get(pipe).is_some_and(|p| p.reauthenticating) {
             // What is in flight was sent before the AUTH and will be rejected; this would not.
             outstanding = s.in_flight_of(slot).saturating_sub(own);
+        } else if self.retiring > 0 {
+            outstanding = s.in_flight_elsewhere(slot, pipe, own);
         }
         if outstanding > 0 { Place::Behind(outstanding) } else { Place::Pipe(pipe) }
     }

@@ -31,6 +31,8 @@ struct Wire {
     to_proxy: Vec<u8>,
     asking: bool,
     authenticated: bool,
+    /// Commands queued since MULTI, and whether one was refused.
+    multi: Option<(Vec<(String, String)>, bool)>,
 }
 
 #[derive(Clone, Copy)]
@@ -44,6 +46,30 @@ struct Sent {
     key: String,
     value: String,
     write: bool,
+    /// Values of a transaction whose EXEC this is.
+    block: Vec<String>,
+}
+
+impl Sent {
+    fn one(key: String, value: String, write: bool) -> Self {
+        Self { key, value, write, block: Vec::new() }
+    }
+
+    /// The reply when all goes well.
+    fn expected(&self) -> String {
+        if self.block.is_empty() {
+            return format!("+{}\r\n", self.value);
+        }
+        let each: String = self.block.iter().map(|v| format!("+{v}\r\n")).collect();
+        format!("*{}\r\n{each}", self.block.len())
+    }
+
+    /// Everything it writes.
+    fn writes(&self) -> Vec<(String, String)> {
+        let values =
+            if self.block.is_empty() { vec![self.value.clone()] } else { self.block.clone() };
+        values.into_iter().map(|v| (self.key.clone(), v)).collect()
+    }
 }
 
 #[derive(Default)]
@@ -171,7 +197,7 @@ impl Sim {
                 pipe.dirty = false;
                 wire.to_node.extend_from_slice(&pipe.control);
                 pipe.control.clear();
-                if matches!(pipe.state, crate::upstream::pipe::State::Ready) {
+                if pipe.may_send() {
                     let mut slices = [IoSlice::new(&[]); 8];
                     let n = pipe.out.unsent_slices(&mut slices);
                     let bytes: Vec<u8> = slices[..n].iter().flat_map(|s| s.to_vec()).collect();
@@ -213,9 +239,9 @@ impl Sim {
             };
             let reply = String::from_utf8(c.received.drain(..n).collect()).expect("text");
             let sent = c.sent.pop_front().expect("a reply for each request, no more");
-            if reply == format!("+{}\r\n", sent.value) {
+            if reply == sent.expected() {
                 if sent.write {
-                    self.acked.push((sent.key, sent.value));
+                    self.acked.extend(sent.writes());
                 }
             } else if reply.contains("may have been executed") {
                 assert!(sent.write, "a read is retried, not given up: {reply}");
@@ -227,7 +253,7 @@ impl Sim {
                     "unexpected reply to {}: {reply}",
                     sent.value
                 );
-                self.denied.push((sent.key, sent.value));
+                self.denied.extend(sent.writes());
             }
         }
     }
@@ -249,12 +275,45 @@ impl Sim {
         let asking = std::mem::take(&mut wire.asking);
         let mut out = Vec::new();
         match name.as_str() {
+            // As a server does: in MULTI even AUTH is queued.
+            "AUTH" if wire.multi.is_some() => encode::simple(&mut out, "QUEUED"),
             "AUTH" => {
                 wire.authenticated = true;
                 encode::simple(&mut out, "OK");
             }
             _ if self.auth && !wire.authenticated => {
                 encode::error(&mut out, "NOAUTH Authentication required.");
+            }
+            "MULTI" => {
+                wire.multi = Some((Vec::new(), false));
+                encode::simple(&mut out, "OK");
+            }
+            "EXEC" => {
+                let (queued, refused) = wire.multi.take().expect("after MULTI");
+                let node = wire.node;
+                let moved = queued.iter().map(|(k, _)| slot(k.as_bytes())).find(|s| {
+                    let state = self.slots[s];
+                    state.owner != node
+                });
+                if refused {
+                    encode::error(
+                        &mut out,
+                        "EXECABORT Transaction discarded because of previous errors.",
+                    );
+                } else if let Some(s) = moved {
+                    encode::error(&mut out, &format!("MOVED {s} {}", addr(self.slots[&s].owner)));
+                } else if queued.iter().any(|(k, _)| self.arrived.contains(k)) {
+                    encode::error(
+                        &mut out,
+                        "TRYAGAIN Multiple keys request during rehashing of slot",
+                    );
+                } else {
+                    encode::header(&mut out, b'*', queued.len() as i64);
+                    for (key, value) in queued {
+                        encode::simple(&mut out, &value);
+                        self.execute(key, value);
+                    }
+                }
             }
             "ASKING" => {
                 wire.asking = true;
@@ -270,15 +329,24 @@ impl Sim {
                     state.importing == Some(wire.node) && asking && self.arrived.contains(&key)
                 };
                 let value = String::from_utf8_lossy(request.arg(2)).into_owned();
-                if here {
+                if here && let Some((queued, _)) = &mut wire.multi {
+                    queued.push((key, value));
+                    encode::simple(&mut out, "QUEUED");
+                } else if here {
                     if name == "SET" {
-                        let session = value.split('/').next().and_then(|s| s.parse().ok());
-                        let index: usize = session.expect("session tag");
-                        let session = *self.clients.keys().nth(index).expect("client");
-                        self.executed.entry(key).or_default().push((session, value.clone()));
+                        self.execute(key, value.clone());
                     }
                     let shown = if name == "SET" { value } else { key_value(request.arg(1)) };
                     encode::simple(&mut out, &shown);
+                } else if let Some((_, refused)) = &mut wire.multi {
+                    *refused = true;
+                    let to = if state.owner == wire.node {
+                        state.importing.unwrap_or(0)
+                    } else {
+                        state.owner
+                    };
+                    let kind = if state.owner == wire.node { "ASK" } else { "MOVED" };
+                    encode::error(&mut out, &format!("{kind} {s} {}", addr(to)));
                 } else if state.owner == wire.node {
                     let to = addr(state.importing.expect("migrating"));
                     encode::error(&mut out, &format!("ASK {s} {to}"));
@@ -287,6 +355,7 @@ impl Sim {
                 }
             }
         }
+        let Some(wire) = self.wires.get_mut(&wire_key) else { return };
         if let Some(wanted) = &self.trace {
             let text = String::from_utf8_lossy(&frame).replace("\r\n", " ");
             if wanted.split(',').any(|w| text.contains(w)) {
@@ -295,6 +364,12 @@ impl Sim {
             }
         }
         wire.to_proxy.extend_from_slice(&out);
+    }
+
+    fn execute(&mut self, key: String, value: String) {
+        let index: usize = value.split('/').next().and_then(|s| s.parse().ok()).expect("tag");
+        let session = *self.clients.keys().nth(index).expect("client");
+        self.executed.entry(key).or_default().push((session, value));
     }
 
     /// True while a request for this slot, or its redirect, is on its way somewhere.
@@ -396,21 +471,43 @@ impl Sim {
         for _ in 0..self.rng.usize(1..8) {
             let k = key(if hot { 0 } else { self.rng.usize(0..KEYS) });
             let write = self.rng.u32(0..3) > 0;
+            if self.rng.u32(0..8) == 0 {
+                self.send_block(session, index, &k, &mut bytes);
+                continue;
+            }
             let c = self.clients.get_mut(&session).expect("client");
             let value = format!("{index}/{:06}", c.next);
             c.next += 1;
             if write {
                 encode::command(&mut bytes, &["SET", &k, &value]);
-                c.sent.push_back(Sent { key: k, value, write });
+                c.sent.push_back(Sent::one(k, value, write));
             } else {
                 encode::command(&mut bytes, &["GET", &k]);
                 let value = key_value(k.as_bytes());
-                c.sent.push_back(Sent { key: k, value, write });
+                c.sent.push_back(Sent::one(k, value, write));
             }
         }
         let cut = self.rng.usize(0..=bytes.len());
         self.hub.client_data(session, &bytes[..cut]);
         self.hub.client_data(session, &bytes[cut..]);
+    }
+
+    /// A transaction of two or three writes.
+    fn send_block(&mut self, session: Key, index: usize, k: &str, bytes: &mut Vec<u8>) {
+        let n = self.rng.usize(2..4);
+        let c = self.clients.get_mut(&session).expect("client");
+        encode::command(bytes, &["MULTI"]);
+        c.sent.push_back(Sent::one(String::new(), "OK".into(), false));
+        let mut block = Vec::new();
+        for _ in 0..n {
+            let value = format!("{index}/{:06}", c.next);
+            c.next += 1;
+            encode::command(bytes, &["SET", k, &value]);
+            c.sent.push_back(Sent::one(String::new(), "QUEUED".into(), false));
+            block.push(value);
+        }
+        encode::command(bytes, &["EXEC"]);
+        c.sent.push_back(Sent { key: k.into(), value: block[0].clone(), write: true, block });
     }
 
     /// One step of a slot's migration: begin, move a key, finish; or move it at once.
