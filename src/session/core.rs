@@ -96,6 +96,8 @@ pub struct Session {
     pub profile: Box<Profile>,
     /// It has been queued for writing and not yet been served.
     pub dirty: bool,
+    /// Its socket is not being read.
+    pub read_paused: bool,
     /// It has been queued for parsing again.
     pub resuming: bool,
 }
@@ -123,6 +125,7 @@ impl Session {
             closing: Closing::No,
             profile: Box::new(profile),
             dirty: false,
+            read_paused: false,
             resuming: false,
         }
     }

@@ -168,7 +168,7 @@ impl Io {
             if conn.closed.get() {
                 return Poll::Ready(());
             }
-            if *eof || !self.hub.borrow().wants_read(key) {
+            if *eof || !self.hub.borrow_mut().wants_read(key) {
                 return Poll::Pending;
             }
             let mut buffer = self.buffer.borrow_mut();

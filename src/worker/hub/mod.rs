@@ -311,12 +311,16 @@ impl Hub {
         self.pipes.get_mut(key)
     }
 
-    /// True while the client's socket should be read.
-    pub fn wants_read(&self, key: Key) -> bool {
+    /// True while the client's socket should be read. After a false the session is listed in
+    /// [`Work::readable`] when it may be read again.
+    pub fn wants_read(&mut self, key: Key) -> bool {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return false;
+        };
         // A session that runs a command alone is read on, up to a point, so that its end is seen.
-        self.sessions.get(key).is_some_and(|s| {
-            !s.resuming && (s.may_parse() || s.alone && s.input.len() < MAX_READ_AHEAD)
-        })
+        let wanted = !s.resuming && (s.may_parse() || s.alone && s.input.len() < MAX_READ_AHEAD);
+        s.read_paused = !wanted;
+        wanted
     }
 
     /// Number of sessions.

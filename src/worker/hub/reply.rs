@@ -190,7 +190,7 @@ impl Hub {
         }
         if s.alone && s.window.is_empty() {
             self.end_alone(entry.session);
-        } else if !s.resuming && !s.input.is_empty() && s.may_resume() {
+        } else if !s.resuming && (s.read_paused || !s.input.is_empty()) && s.may_resume() {
             s.resuming = true;
             self.resuming.push(entry.session);
         }

@@ -597,6 +597,30 @@ fn key_value(key: &[u8]) -> String {
     format!("value-of-{}", String::from_utf8_lossy(key))
 }
 
+/// A request larger than a session's credit stops the reading of its socket; the reply starts it
+/// again, though nothing is left to parse.
+#[test]
+fn a_session_over_its_credit_is_read_again_after_the_reply() {
+    let mut sim = Sim::new(1);
+    sim.hub.settings.max_request = 1 << 30;
+    sim.publish_topology();
+    let session = *sim.clients.keys().next().expect("client");
+    let mut bytes = Vec::new();
+    let value = vec![b'x'; crate::session::core::MAX_IN_FLIGHT_BYTES];
+    encode::command(&mut bytes, &[&b"SET"[..], key(0).as_bytes(), &value]);
+    sim.hub.client_data(session, &bytes);
+    assert!(!sim.hub.wants_read(session));
+    let pipe = sim.hub.pipes.iter().map(|(k, _)| k).next().expect("a pipe");
+    sim.hub.set_credential(CredentialState::NotNeeded);
+    sim.hub.pipe_connected(pipe);
+    let all = sim.hub.pipe_mut(pipe).expect("pipe").out.unsent();
+    sim.hub.pipe_mut(pipe).expect("pipe").out.mark_sent(all);
+    sim.hub.work.readable.clear();
+    sim.hub.pipe_data(pipe, b"+OK\r\n");
+    assert_eq!(sim.hub.work.readable, [session]);
+    assert!(sim.hub.wants_read(session));
+}
+
 #[test]
 fn order_and_exactly_once_hold_under_random_faults() {
     let runs: u64 = std::env::var("SIM_RUNS").ok().and_then(|s| s.parse().ok()).unwrap_or(400);
