@@ -311,8 +311,10 @@ impl Control for Line {
         m.retries_noauth.set(c.retries_noauth);
         m.retries_lost.set(c.retries_lost);
         m.retries_noroute.set(c.retries_noroute);
+        m.retries_noscript.set(c.retries_noscript);
         m.upstream_connecting.set(c.pipes_connecting);
-        m.upstream_ready.set(c.pipes_ready);
+        m.upstream_ready.set(c.pipes_ready.saturating_sub(c.pipes_retiring));
+        m.upstream_draining.set(c.pipes_retiring);
     }
 }
 

@@ -54,26 +54,21 @@ impl Cell {
 pub struct WorkerMetrics {
     pub client_connections: Cell,
     pub client_connections_total: Cell,
-    pub client_connections_refused: Cell,
     pub commands: Cell,
     pub replies: Cell,
-    pub commands_in_flight: Cell,
     pub client_bytes_in: Cell,
     pub client_bytes_out: Cell,
     pub client_writes: Cell,
     pub upstream_bytes_in: Cell,
     pub upstream_bytes_out: Cell,
     pub upstream_writes: Cell,
-    pub upstream_batches: Cell,
     pub error_replies_deadline: Cell,
     pub error_replies_maybe_executed: Cell,
     pub error_replies_redirects: Cell,
     pub error_replies_protocol: Cell,
     pub error_replies_output_limit: Cell,
-    pub error_replies_auth: Cell,
     pub error_replies_other: Cell,
     pub upstream_connecting: Cell,
-    pub upstream_authenticating: Cell,
     pub upstream_ready: Cell,
     pub upstream_draining: Cell,
     pub dials_ok: Cell,
@@ -83,7 +78,6 @@ pub struct WorkerMetrics {
     pub auth_exhausted: Cell,
     pub auth_other: Cell,
     pub auth_noauth: Cell,
-    pub auth_io: Cell,
     pub redirects_moved: Cell,
     pub redirects_ask: Cell,
     pub retries_tryagain: Cell,
@@ -93,6 +87,7 @@ pub struct WorkerMetrics {
     pub retries_noauth: Cell,
     pub retries_lost: Cell,
     pub retries_noroute: Cell,
+    pub retries_noscript: Cell,
 }
 
 /// Reads one cell.
@@ -124,38 +119,29 @@ macro_rules! families {
 pub const FAMILIES: &[Family] = families! {
     GAUGE "client_connections", "Client connections open now.", "" { "": client_connections }
     COUNTER "client_connections_total", "Client connections accepted.", "" { "": client_connections_total }
-    COUNTER "client_connections_refused_total",
-        "Client connections closed at accept because a limit was reached.", ""
-        { "": client_connections_refused }
     COUNTER "commands_total", "Commands received from clients.", "" { "": commands }
     COUNTER "replies_total", "Replies of nodes passed on to clients.", "" { "": replies }
-    GAUGE "commands_in_flight", "Commands sent to nodes and not answered yet.", ""
-        { "": commands_in_flight }
     COUNTER "client_received_bytes_total", "Bytes read from clients.", "" { "": client_bytes_in }
     COUNTER "client_sent_bytes_total", "Bytes written to clients.", "" { "": client_bytes_out }
     COUNTER "client_writes_total", "Write system calls to clients.", "" { "": client_writes }
     COUNTER "upstream_received_bytes_total", "Bytes read from nodes.", "" { "": upstream_bytes_in }
     COUNTER "upstream_sent_bytes_total", "Bytes written to nodes.", "" { "": upstream_bytes_out }
     COUNTER "upstream_writes_total", "Write system calls to nodes.", "" { "": upstream_writes }
-    COUNTER "upstream_batches_total", "Batches of commands handed to connections to nodes.", ""
-        { "": upstream_batches }
     COUNTER "error_replies_total",
         "Error replies made by the proxy itself, by reason. deadline: op-timeout passed; maybe_executed: \
          a node was lost after the command was sent; redirects: more than max-redirects; protocol: the \
-         client broke the protocol; output_limit: the client reads too slowly; auth: no authentication \
-         with the node; other: answered without a node.",
+         client broke the protocol; output_limit: the client reads too slowly; other: refused \
+         without asking a node.",
         "reason" {
             "deadline": error_replies_deadline,
             "maybe_executed": error_replies_maybe_executed,
             "redirects": error_replies_redirects,
             "protocol": error_replies_protocol,
             "output_limit": error_replies_output_limit,
-            "auth": error_replies_auth,
             "other": error_replies_other
         }
-    GAUGE "upstream_connections", "Connections to nodes, by state.", "state" {
+    GAUGE "upstream_connections", "Connections to nodes, by state. draining: replaced, waiting for its last replies.", "state" {
         "connecting": upstream_connecting,
-        "authenticating": upstream_authenticating,
         "ready": upstream_ready,
         "draining": upstream_draining
     }
@@ -163,21 +149,19 @@ pub const FAMILIES: &[Family] = families! {
         { "ok": dials_ok, "failed": dials_failed }
     COUNTER "upstream_auths_total",
         "AUTHs answered by nodes, by outcome. wrongpass: WRONGPASS; exhausted: ERR_IAM_EXHAUSTED; other: \
-         ERR_IAM_OTHER or another error; noauth: the node demanded AUTH at another moment; io: the \
-         connection ended before the answer.",
+         ERR_IAM_OTHER or another error; noauth: the node demanded AUTH at another moment.",
         "outcome" {
             "ok": auth_ok,
             "wrongpass": auth_wrongpass,
             "exhausted": auth_exhausted,
             "other": auth_other,
-            "noauth": auth_noauth,
-            "io": auth_io
+            "noauth": auth_noauth
         }
     COUNTER "redirects_total", "Redirects followed, by kind.", "kind"
         { "moved": redirects_moved, "ask": redirects_ask }
     COUNTER "retries_total",
         "Commands sent again, by what the node answered. role: READONLY or MASTERDOWN; lost: the \
-         connection ended; noroute: no node owned the slot.",
+         connection ended; noroute: no node owned the slot; noscript: the node was told the script.",
         "reason" {
             "tryagain": retries_tryagain,
             "clusterdown": retries_clusterdown,
@@ -185,7 +169,8 @@ pub const FAMILIES: &[Family] = families! {
             "role": retries_role,
             "noauth": retries_noauth,
             "lost": retries_lost,
-            "noroute": retries_noroute
+            "noroute": retries_noroute,
+            "noscript": retries_noscript
         }
 };
 

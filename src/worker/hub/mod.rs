@@ -122,6 +122,7 @@ pub struct Counters {
     pub dials_ok: u64,
     pub pipes_connecting: u64,
     pub pipes_ready: u64,
+    pub pipes_retiring: u64,
     pub dials_failed: u64,
     pub auth_ok: u64,
     pub auth_wrongpass: u64,

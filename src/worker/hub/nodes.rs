@@ -254,6 +254,7 @@ impl Hub {
         }
         pipe.retiring = true;
         self.retiring += 1;
+        self.counters.pipes_retiring += 1;
         let (node, version) = (pipe.node, pipe.version);
         let next = self.pipes.insert_with(|_| Pipe::new(node, version, false, now));
         self.counters.pipes_connecting += 1;
@@ -344,6 +345,7 @@ impl Hub {
             known.pipes[pipe.version.index()] = Key::NONE;
         }
         self.retiring -= u32::from(pipe.retiring);
+        self.counters.pipes_retiring -= u64::from(pipe.retiring);
         self.work.hangups.push(key);
         let returned = pipe.take_back();
         self.trouble_returned(returned, node, cause);
