@@ -25,6 +25,7 @@ mod clients;
 mod handshake;
 mod load;
 mod loss;
+mod one_server;
 mod protocol_errors;
 mod redirect;
 mod scripted;
