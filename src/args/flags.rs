@@ -63,7 +63,7 @@ Examples:
   memorystore-auth-proxy --token-file /run/secrets/token [fd00::3]:6379,10.0.0.4:6379
   memorystore-auth-proxy --no-iam-auth localhost:7000
 
-Exit codes: 0 ended as asked, 1 failed while running, 2 wrong configuration, 128+n stopped by signal n.";
+Exit codes: 0 ended as asked (SIGTERM and SIGINT too), 1 failed while running, 2 wrong configuration.";
 
 const fn value(
     name: &'static str,

@@ -12,8 +12,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
+
+use super::redirect::Trouble;
 
 /// Where a held command goes when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct Held {
     pub target: Target,
     /// Not before this time (ms of the worker's clock).
     pub not_before: u64,
+    /// Why it was taken back, and by which node (index) with which words, if it was sent before.
+    pub why: Option<(Trouble, u16, Arc<str>)>,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +205,7 @@ mod tests {
             replies: 1,
             target: Target::Route,
             not_before: 0,
+            why: None,
         }
     }
 

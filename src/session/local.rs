@@ -101,11 +101,17 @@ pub fn block_timeout_ms(row: &Row, request: &Request<'_>) -> Option<u64> {
     }
 }
 
-/// The error reply for a command the proxy cannot carry yet.
+/// The error reply for a command the proxy cannot carry.
 pub fn not_supported(row: &Row) -> String {
+    let name = row.name.replace('|', " ");
+    if row.handler == crate::command::spec::Handler::Refused {
+        return format!(
+            "ERR memorystore-auth-proxy: '{name}' concerns one node of the cluster behind the proxy, which has no \
+             meaning here; the command was not executed"
+        );
+    }
     format!(
-        "ERR memorystore-auth-proxy does not support '{}' yet; the command was not executed",
-        row.name.replace('|', " ")
+        "ERR memorystore-auth-proxy does not support '{name}' yet; the command was not executed"
     )
 }
 

@@ -22,7 +22,7 @@ impl Hub {
         let version = self.sessions.get(key).map_or(Version::V2, |s| s.version);
         match what {
             Local::ClientInfo => {
-                let line = self.sessions.get(key).map(|s| line(s, now)).unwrap_or_default();
+                let line = self.sessions.get(key).map(|s| line(s, now, "info")).unwrap_or_default();
                 crate::command::merge::info_reply(&line, version == Version::V3, &mut out);
             }
             Local::ClientList => match self.list(request) {
@@ -64,7 +64,7 @@ impl Hub {
         let shown = |s: &&Session| ids.as_ref().is_none_or(|ids| ids.contains(&s.profile.id));
         let mut all: Vec<&Session> = self.sessions.iter().map(|(_, s)| s).filter(shown).collect();
         all.sort_by_key(|s| s.profile.id);
-        Ok(all.into_iter().map(|s| line(s, self.now)).collect())
+        Ok(all.into_iter().map(|s| line(s, self.now, "list")).collect())
     }
 
     fn kill(&mut self, key: Key, request: &Request<'_>, out: &mut Vec<u8>) {
@@ -128,7 +128,7 @@ fn laddr(s: &Session) -> String {
 }
 
 /// A line of CLIENT LIST; fields that have no meaning here say what an idle server would.
-fn line(s: &Session, now: u64) -> String {
+fn line(s: &Session, now: u64, command: &str) -> String {
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     let flags = match (s.blocked, s.transaction.is_some()) {
         (true, _) => "b",
@@ -138,7 +138,7 @@ fn line(s: &Session, now: u64) -> String {
     format!(
         "id={} addr={} laddr={} fd=0 name={} age={} idle=0 flags={flags} db=0 sub=0 psub=0 ssub=0 multi={} \
          qbuf={} qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r \
-         cmd=client|list user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+         cmd=client|{} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
         s.profile.id,
         s.profile.peer,
         laddr(s),
@@ -149,6 +149,7 @@ fn line(s: &Session, now: u64) -> String {
         s.transaction.as_ref().map_or(0, |t| t.len()),
         s.out.held(),
         s.input.capacity() + s.out.held(),
+        command,
         if s.version == Version::V3 { 3 } else { 2 },
         text(&s.profile.lib_name),
         text(&s.profile.lib_version),

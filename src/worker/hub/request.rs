@@ -346,7 +346,8 @@ impl Hub {
     /// Splits a multi-key command whose keys lie in several slots.
     fn dispatch_split(&mut self, key: Key, row: &'static Row, request: &Request<'_>) {
         let Some(split) = split::split(row.name, request) else {
-            return self.dispatch(key, Some(row), NO_SLOT, request, 1);
+            // A node would look at the slots before it counts the arguments.
+            return self.refuse(key, &local::wrong_arity(row.name));
         };
         let mut frames = std::mem::take(&mut self.scratch);
         frames.clear();
@@ -481,7 +482,7 @@ enum Place {
 }
 
 fn held(ticket: u32, part: u16, frame: Bytes, replies: u32) -> Held {
-    Held { ticket, part, frame, replies, target: Target::Route, not_before: 0 }
+    Held { ticket, part, frame, replies, target: Target::Route, not_before: 0, why: None }
 }
 
 /// An entry whose reply goes to a session's window.

@@ -78,6 +78,7 @@ impl Hub {
                     replies: t.replies,
                     target,
                     not_before,
+                    why: Some((t.trouble, t.node, t.said)),
                 };
                 self.put_behind_fence(t.session, slot, held);
             }
@@ -253,7 +254,8 @@ impl Hub {
             Target::Ask(node) => Some(self.pipe_to(node, version)),
         };
         let Some(pipe) = pipe else {
-            return self.trouble_held(session, held);
+            // Without a node there is nothing to be said but that; the delay is its own.
+            return self.trouble_held(session, Held { why: None, ..held });
         };
         let now = self.now;
         let s = self.sessions.get_mut(session);
@@ -289,17 +291,21 @@ impl Hub {
         pipe
     }
 
+    /// A held command that cannot be sent: for want of a node, or because its time is over.
     fn trouble_held(&mut self, session: Key, held: Held) {
+        let (trouble, node, said) = held.why.unwrap_or_else(|| {
+            (Trouble::NoRoute, UNASSIGNED, "commands before it were not answered".into())
+        });
         self.troubled.push(Troubled {
             session,
             ticket: held.ticket,
             part: held.part,
             frame: held.frame,
             replies: held.replies,
-            trouble: Trouble::NoRoute,
-            node: u16::MAX,
+            trouble,
+            node,
             ask: None,
-            said: "its turn did not come".into(),
+            said,
         });
     }
 }
