@@ -129,6 +129,25 @@ pub fn bare_container(row: &Row, request: &Request<'_>) -> String {
     )
 }
 
+/// True when EVAL's number of keys is one a server accepts: only then is the script looked at.
+pub fn has_its_keys(request: &Request<'_>) -> bool {
+    let keys = parse_int(request.arg(2)).and_then(|n| usize::try_from(n).ok());
+    keys.is_some_and(|n| n + 3 <= request.len())
+}
+
+/// The error Redis gives for a name it does not know: the name and the arguments, 128 bytes of each.
+pub fn unknown_command(request: &Request<'_>) -> String {
+    let cut = |a: &[u8], n: usize| String::from_utf8_lossy(&a[..a.len().min(n)]).into_owned();
+    let mut args = String::new();
+    for arg in request.args().skip(1) {
+        if args.len() >= 128 {
+            break;
+        }
+        args.push_str(&format!("'{}' ", cut(arg, 128 - args.len())));
+    }
+    format!("ERR unknown command '{}', with args beginning with: {args}", cut(request.arg(0), 128))
+}
+
 /// The error Redis gives for a wrong number of arguments.
 pub fn wrong_arity(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")
@@ -181,6 +200,19 @@ pub fn answer(
             encode::integer(out, 0);
             encode::header(out, b'*', 0);
         }
+        Local::ClientTracking
+            if request.len() == 3 && request.arg(2).eq_ignore_ascii_case(b"OFF") =>
+        {
+            encode::simple(out, "OK");
+        }
+        // Nothing was ever paused.
+        Local::ClientUnpause => encode::simple(out, "OK"),
+        Local::ClientTrackinginfo => tracking_info(s.version, out),
+        Local::ClientCaching => encode::error(
+            out,
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT \
+             mode enabled",
+        ),
         Local::ClientGetredir => encode::integer(out, -1),
         Local::ClientCapa => encode::simple(out, "OK"),
         Local::ClientReply => client_reply(s, request.arg(2), out),
@@ -226,6 +258,18 @@ fn ping(request: &Request<'_>, out: &mut Vec<u8>) {
         2 => encode::bulk(out, request.arg(1)),
         _ => encode::error(out, &wrong_arity("ping")),
     }
+}
+
+/// CLIENT TRACKINGINFO of a client that does not track.
+fn tracking_info(version: Version, out: &mut Vec<u8>) {
+    encode::map_header(out, version, 3);
+    encode::bulk(out, b"flags");
+    encode::header(out, if version == Version::V3 { b'~' } else { b'*' }, 1);
+    encode::bulk(out, b"off");
+    encode::bulk(out, b"redirect");
+    encode::integer(out, -1);
+    encode::bulk(out, b"prefixes");
+    encode::header(out, b'*', 0);
 }
 
 fn client_reply(s: &mut Session, mode: &[u8], out: &mut Vec<u8>) {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -122,6 +122,13 @@ impl Client {
 
     /// Sends `bytes` and reads `replies` replies, both at once.
     pub async fn pipeline_raw(&mut self, bytes: &[u8], replies: usize) -> Vec<Value> {
+        let frames = self.pipeline_frames(bytes, replies).await;
+        let whole = |raw: &Vec<u8>| resp::parse(raw).expect("well-formed reply").expect("whole").0;
+        frames.iter().map(whole).collect()
+    }
+
+    /// Like [`Self::pipeline_raw`], with the replies as the bytes they came in.
+    pub async fn pipeline_frames(&mut self, bytes: &[u8], replies: usize) -> Vec<Vec<u8>> {
         let (mut rd, mut wr) = self.stream.split();
         let buf = &mut self.buf;
         let write = async { wr.write_all(bytes).await.expect("write to peer") };
@@ -129,11 +136,10 @@ impl Client {
             let mut got = Vec::with_capacity(replies);
             loop {
                 while got.len() < replies {
-                    let Some((value, len)) = resp::parse(buf).expect("well-formed reply") else {
+                    let Some(len) = resp::frame_len(buf).expect("well-formed reply") else {
                         break;
                     };
-                    buf.advance(len);
-                    got.push(value);
+                    got.push(buf.split_to(len).to_vec());
                 }
                 if got.len() == replies {
                     return got;

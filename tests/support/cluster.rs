@@ -310,6 +310,17 @@ impl Cluster {
         Some(owners)
     }
 
+    /// The sum of what `INFO` gives for `field` on all members that are up.
+    pub async fn stat(&self, field: &str) -> i64 {
+        let mut sum = 0;
+        for member in &self.members {
+            if !member.node.has_exited() {
+                sum += member.node.stat(field).await;
+            }
+        }
+        sum
+    }
+
     /// Makes member `replica` the primary of its shard and waits until all nodes that are up agree.
     pub async fn failover(&self, replica: usize, how: Failover) {
         let mut command = vec!["CLUSTER", "FAILOVER"];

@@ -7,6 +7,7 @@
 #[macro_use]
 pub mod resp;
 pub mod bed;
+pub mod canonical;
 pub mod client;
 pub mod cluster;
 pub mod fake_node;
@@ -19,11 +20,14 @@ pub mod metadata;
 pub mod migration;
 pub mod node;
 mod nodes_conf;
+pub mod pair;
 pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod replies;
 pub mod slots;
 pub mod standalone;
+pub mod streams;
+pub mod templates;
 pub mod traffic;
 pub mod wait;

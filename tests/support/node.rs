@@ -126,7 +126,7 @@ impl Node {
     /// Like [`Self::admin`], for nodes that may not be up.
     pub async fn try_admin(&self) -> std::io::Result<Client> {
         let mut client = Client::try_connect(self.addr()).await?;
-        let auth = client.try_cmd(&["AUTH", &self.password]).await?;
+        let auth = client.try_cmd(&["AUTH", "default", &self.password]).await?;
         if auth == Value::ok() {
             Ok(client)
         } else {
@@ -145,6 +145,13 @@ impl Node {
         tokio::time::timeout(Duration::from_secs(2), run)
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+    }
+
+    /// The number `INFO` gives for `field`, e.g. `blocked_clients`.
+    pub async fn stat(&self, field: &str) -> i64 {
+        let info = self.run(&["INFO"]).await.text();
+        let line = info.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+        line.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("INFO has no number {field}"))
     }
 
     /// The end of the server's log, for failure messages.

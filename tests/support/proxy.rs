@@ -224,6 +224,15 @@ impl Proxy {
         self.process.exited().is_none()
     }
 
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
+            .expect("the proxy runs");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
+        let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+        kib.expect("a number of KiB") * 1024
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub async fn terminate(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.process.signal("TERM");

@@ -39,6 +39,11 @@ impl Standalone {
         panic!("redis-server did not come up in five attempts");
     }
 
+    /// The server process.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// Its address.
     pub fn addr(&self) -> SocketAddr {
         self.node.addr()
@@ -52,5 +57,12 @@ impl Standalone {
     /// A new authenticated connection.
     pub async fn connect(&self) -> Client {
         self.node.admin().await
+    }
+
+    /// Lets clients in without a password, as a server on a developer's machine does.
+    pub async fn open_to_all(&self) {
+        // A user without a password accepts any, so that [`Self::connect`] goes on working.
+        let reply = self.connect().await.cmd(&["ACL", "SETUSER", "default", "nopass"]).await;
+        assert_eq!(reply, super::resp::Value::ok());
     }
 }

@@ -15,7 +15,7 @@ use crate::session::local;
 use super::Hub;
 
 impl Hub {
-    /// CLIENT INFO, LIST and KILL.
+    /// CLIENT INFO, LIST, KILL and UNBLOCK.
     pub(super) fn client_command(&mut self, key: Key, what: Local, request: &Request<'_>) {
         let now = self.now;
         let mut out = Vec::new();
@@ -32,12 +32,35 @@ impl Hub {
                 Err(text) => encode::error(&mut out, text),
             },
             Local::ClientKill => self.kill(key, request, &mut out),
+            Local::ClientUnblock => self.unblock(request, &mut out),
             _ => {}
         }
         if let Some(s) = self.sessions.get_mut(key) {
             s.answer(&out);
         }
         self.mark_session(key);
+    }
+
+    /// CLIENT UNBLOCK of a client that is not blocked, or not there; a blocked one stays so.
+    fn unblock(&self, request: &Request<'_>, out: &mut Vec<u8>) {
+        let reason = request.arg(3);
+        let known = [&b"TIMEOUT"[..], b"ERROR"].iter().any(|r| reason.eq_ignore_ascii_case(r));
+        if request.len() > 4 || request.len() == 4 && !known {
+            return encode::error(out, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
+        }
+        let Some(id) = local::parse_int(request.arg(2)) else {
+            return encode::error(out, "ERR value is not an integer or out of range");
+        };
+        let blocked = |s: &Session| s.blocked && i64::try_from(s.profile.id) == Ok(id);
+        if self.sessions.iter().any(|(_, s)| blocked(s)) {
+            encode::error(
+                out,
+                "ERR memorystore-auth-proxy does not support CLIENT UNBLOCK of a blocked client yet; nothing was \
+                 done",
+            );
+        } else {
+            encode::integer(out, 0);
+        }
     }
 
     fn list(&self, request: &Request<'_>) -> Result<String, &'static str> {

@@ -37,7 +37,11 @@ impl Hub {
         request: &Request<'_>,
     ) -> bool {
         if !local::arity_fits(row, request.len()) {
-            self.refuse(key, &local::wrong_arity(row.name));
+            if what == Tx::Exec {
+                self.abort_exec(key);
+            } else {
+                self.refuse(key, &local::wrong_arity(row.name));
+            }
             return true;
         }
         match what {
@@ -57,6 +61,18 @@ impl Hub {
             Tx::Watch => return self.watch(key, row, request),
         }
         true
+    }
+
+    /// EXEC with arguments: an error that ends the transaction.
+    fn abort_exec(&mut self, key: Key) {
+        self.unwatch(key);
+        if let Some(s) = self.sessions.get_mut(key) {
+            s.transaction = None;
+        }
+        self.refuse(
+            key,
+            "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
+        );
     }
 
     fn ok(&mut self, key: Key) {
@@ -89,11 +105,19 @@ impl Hub {
         request: &Request<'_>,
     ) -> bool {
         let Some(row) = row else {
-            // Unknown here; if the server does not know it either, EXEC will say so.
-            self.queue(key, NO_SLOT, request);
+            if request.arg(0).contains(&b'.') {
+                // A module's, perhaps; if the server does not know it, EXEC will say so.
+                self.queue(key, NO_SLOT, request);
+            } else {
+                self.refuse_queued(key, &local::unknown_command(request));
+            }
             return true;
         };
         match row.handler {
+            Handler::Transaction(Tx::Exec) if request.len() > 1 => {
+                self.abort_exec(key);
+                return true;
+            }
             Handler::Transaction(Tx::Exec) => return self.exec(key, row),
             Handler::Transaction(Tx::Discard) => {
                 self.unwatch(key);

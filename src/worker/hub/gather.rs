@@ -34,6 +34,10 @@ impl Hub {
         if matches!(row.name, "wait" | "waitaof") {
             return self.wait(key, row, request);
         }
+        if row.name == "script|flush" {
+            // What the user had forgotten is not to be brought back.
+            self.scripts = Default::default();
+        }
         let mut slots = self.shard_slots();
         if slots.is_empty() {
             // No map yet: wait for a route like any other command.

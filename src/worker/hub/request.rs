@@ -210,17 +210,18 @@ impl Hub {
         match row.handler {
             Handler::Forward | Handler::Split => self.forward(key, row, request),
             Handler::Script => {
-                if matches!(row.name, "eval" | "eval_ro") {
+                if matches!(row.name, "eval" | "eval_ro") && local::has_its_keys(request) {
                     self.scripts.remember(request.arg(1));
                 }
                 self.forward(key, row, request);
             }
             Handler::Blocking if !local::blocks(row, request) => self.forward(key, row, request),
-            Handler::Local(what @ (Local::ClientInfo | Local::ClientList | Local::ClientKill))
-                if local::arity_fits(row, request.len()) =>
-            {
-                self.client_command(key, what, request)
-            }
+            Handler::Local(
+                what @ (Local::ClientInfo
+                | Local::ClientList
+                | Local::ClientKill
+                | Local::ClientUnblock),
+            ) if local::arity_fits(row, request.len()) => self.client_command(key, what, request),
             Handler::Local(what) => return self.local(key, row, what, request),
             Handler::Transaction(what) => return self.transaction(key, row, what, request),
             Handler::Blocking => return self.blocking(key, row, request),
@@ -230,6 +231,9 @@ impl Hub {
                 if !self.gather(key, row, what, request) {
                     return false;
                 }
+            }
+            _ if !local::arity_fits(row, request.len()) => {
+                self.refuse(key, &local::wrong_arity(row.name));
             }
             _ => {
                 let text = local::not_supported(row);
