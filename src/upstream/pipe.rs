@@ -63,6 +63,21 @@ pub struct Returned {
     pub sent: bool,
 }
 
+/// Whom a pipe serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// The commands of many sessions.
+    Shared,
+    /// One session while that needs it (blocking, WATCH).
+    Lease,
+    /// The subscriptions of all sessions of the worker.
+    Subscriber,
+    /// Everything a session says to this node while it tracks keys (CLIENT TRACKING).
+    Tracking(Key),
+    /// The MONITOR of a session.
+    Monitor(Key),
+}
+
 /// Life of a pipe.
 #[derive(Debug)]
 pub enum State {
@@ -102,8 +117,8 @@ pub struct Pipe {
     pub credential: u64,
     /// An in-band AUTH is in flight.
     pub reauthenticating: bool,
-    /// It belongs to one session while that needs it (blocking, WATCH).
-    pub lease: bool,
+    /// Whom it serves.
+    pub duty: Duty,
     /// It takes no more commands and is dropped when all it has are answered.
     pub retiring: bool,
     /// It was lent for one command: with the reply it goes back to the idle ones.
@@ -133,7 +148,7 @@ impl Pipe {
             progress_at: now,
             credential: 0,
             reauthenticating: false,
-            lease: false,
+            duty: Duty::Shared,
             retiring: false,
             one_command: false,
             silent_until: 0,

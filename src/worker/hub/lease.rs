@@ -7,7 +7,7 @@
 
 use crate::key::Key;
 use crate::resp::Version;
-use crate::upstream::pipe::Pipe;
+use crate::upstream::pipe::{Duty, Pipe};
 
 use super::Hub;
 
@@ -46,7 +46,7 @@ impl Hub {
         };
         let key = idle.unwrap_or_else(|| {
             let mut pipe = Pipe::new(node, version, false, self.now);
-            pipe.lease = true;
+            pipe.duty = Duty::Lease;
             let key = self.pipes.insert_with(|_| pipe);
             self.counters.pipes_connecting += 1;
             self.try_dial(key);

@@ -16,7 +16,7 @@ use crate::session::redirect::Trouble;
 use crate::session::window::NO_SLOT;
 use crate::upstream::backoff::Backoff;
 use crate::upstream::handshake::{Handshake, Refusal, RefusalKind, auth_frame};
-use crate::upstream::pipe::{Entry, Pipe, Purpose, Returned, State};
+use crate::upstream::pipe::{Duty, Entry, Pipe, Purpose, Returned, State};
 
 use super::request::entry;
 use super::{Alarm, Dial, Hub, Troubled};
@@ -249,7 +249,7 @@ impl Hub {
         let Some(pipe) = self.pipes.get_mut(key) else {
             return;
         };
-        if pipe.retiring || pipe.lease {
+        if pipe.retiring || pipe.duty != Duty::Shared {
             return;
         }
         pipe.retiring = true;
@@ -339,7 +339,7 @@ impl Hub {
             self.counters.pipes_connecting -= 1;
         }
         let known = &mut self.nodes[usize::from(node)];
-        if pipe.lease {
+        if pipe.duty == Duty::Lease {
             known.idle[pipe.version.index()].retain(|k| *k != key);
         } else if known.pipes[pipe.version.index()] == key {
             known.pipes[pipe.version.index()] = Key::NONE;
