@@ -38,7 +38,12 @@ pub enum Merge {
     /// The same without repetitions, in order of first appearance (PUBSUB CHANNELS).
     Union,
     /// Flat lists of name and number, numbers summed by name (PUBSUB NUMSUB).
-    SumByName,
+    SumByName {
+        /// What is added to each, in order; nothing where it is shorter.
+        plus: Vec<i64>,
+    },
+    /// One integer, and this added to it (PUBLISH).
+    Plus(i64),
     /// The first part that is not null (RANDOMKEY).
     FirstNotNull,
     /// Texts one below the other (MEMORY DOCTOR, LATENCY DOCTOR).
@@ -111,7 +116,8 @@ impl Merge {
             Self::Or => fold(parts, |a, b| i64::from(a != 0 || b != 0), out)?,
             Self::Concat => concat(parts, out)?,
             Self::Union => union(parts, version, out)?,
-            Self::SumByName => sum_by_name(parts, out)?,
+            Self::SumByName { plus } => sum_by_name(parts, plus, out)?,
+            Self::Plus(more) => encode::integer(out, (integer(parts.next()?)? + more).max(0)),
             Self::Texts => {
                 let texts: Vec<&[u8]> = parts.map(text).collect::<Option<_>>()?;
                 encode::bulk(out, &texts.join(&b"\n"[..]));
@@ -307,7 +313,11 @@ fn union<'a>(
     Some(())
 }
 
-fn sum_by_name<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> Option<()> {
+fn sum_by_name<'a>(
+    parts: impl Iterator<Item = &'a [u8]>,
+    plus: &[i64],
+    out: &mut Vec<u8>,
+) -> Option<()> {
     let mut names: Vec<(&[u8], i64)> = Vec::new();
     for (i, p) in parts.enumerate() {
         let (kind, n, mut rest) = aggregate(p)?;
@@ -323,9 +333,9 @@ fn sum_by_name<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> 
         }
     }
     encode::header(out, b'*', 2 * names.len() as i64);
-    for (name, total) in names {
+    for (i, (name, total)) in names.into_iter().enumerate() {
         out.extend_from_slice(name);
-        encode::integer(out, total);
+        encode::integer(out, (total + plus.get(i).copied().unwrap_or(0)).max(0));
     }
     Some(())
 }
@@ -369,8 +379,11 @@ mod tests {
             "*2\r\n+a\r\n+b\r\n"
         );
         assert_eq!(
-            merged(Merge::SumByName, &["*2\r\n+c\r\n:1\r\n", "*2\r\n+c\r\n:2\r\n"]),
-            "*2\r\n+c\r\n:3\r\n"
+            merged(
+                Merge::SumByName { plus: vec![-1] },
+                &["*2\r\n+c\r\n:1\r\n", "*2\r\n+c\r\n:2\r\n"]
+            ),
+            "*2\r\n+c\r\n:2\r\n"
         );
         assert_eq!(merged(Merge::FirstNotNull, &["$-1\r\n", "$1\r\nk\r\n"]), "$1\r\nk\r\n");
         assert_eq!(merged(Merge::FirstNotNull, &["$-1\r\n", "$-1\r\n"]), "$-1\r\n");

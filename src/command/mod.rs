@@ -3,6 +3,7 @@
 //! Pure and stateless: bytes in, facts out. Nothing here knows of sockets, sessions or nodes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod glob;
 pub mod info;
 pub mod keys;
 pub mod lookup;

@@ -228,6 +228,8 @@ pub enum Handler {
     Script,
     /// MULTI, EXEC, DISCARD, WATCH, UNWATCH.
     Transaction(Transaction),
+    /// PUBLISH and SPUBLISH: forwarded; the number of receivers counts each of the proxy's subscribers.
+    Publish,
     /// SUBSCRIBE and its five relatives.
     Subscribe(Subscription),
     /// Keyspace cursor over all shards.

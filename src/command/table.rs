@@ -13,8 +13,8 @@
 use super::spec::Access::{NotKey, Read, Write};
 use super::spec::Begin::{Index, Keyword, Unknown};
 use super::spec::Handler::{
-    Blocking, ClusterFace, Forward, Gather, Local, Refused, Scan, Script, Split, Subscribe,
-    Transaction,
+    Blocking, ClusterFace, Forward, Gather, Local, Publish, Refused, Scan, Script, Split,
+    Subscribe, Transaction,
 };
 use super::spec::flag::{
     ADMIN, ALLOW_BUSY, ASKING, BLOCKING, DENYOOM, FAST, LOADING, MOVABLEKEYS, NO_ASYNC_LOADING,
@@ -409,7 +409,7 @@ pub static COMMANDS: &[Row] = &[
     row("psubscribe",                    -2, NONE,              Subscribe(S::Psubscribe),            "2.0.0",        PUBSUB | NOSCRIPT | LOADING | STALE),
     row("psync",                         -3, NONE,              Refused,                             "2.8.0",        ADMIN | NOSCRIPT | NO_ASYNC_LOADING | NO_MULTI),
     row("pttl",                           2, READ_1,            Forward,                             "2.6.0",        READONLY | FAST),
-    row("publish",                        3, NONE,              Forward,                             "2.0.0",        PUBSUB | LOADING | STALE | FAST),
+    row("publish",                        3, NONE,              Publish,                             "2.0.0",        PUBSUB | LOADING | STALE | FAST),
     row("pubsub",                        -2, NONE,              Forward,                             "2.8.0",        0).container(),
     row("pubsub|channels",               -2, NONE,              Gather(G::PubsubChannels),           "2.8.0",        PUBSUB | LOADING | STALE),
     row("pubsub|help",                    2, NONE,              Forward,                             "6.2.0",        LOADING | STALE),
@@ -474,7 +474,7 @@ pub static COMMANDS: &[Row] = &[
     row("sort",                          -2, SORT,              Forward,                             "1.0.0",        WRITE | DENYOOM | MOVABLEKEYS).by_hand(KeyShape::Sort),
     row("sort_ro",                       -2, SORT_RO,           Forward,                             "7.0.0",        READONLY | MOVABLEKEYS),
     row("spop",                          -2, WRITE_1,           Forward,                             "1.0.0",        WRITE | FAST),
-    row("spublish",                       3, CHANNEL_1,         Forward,                             "7.0.0",        PUBSUB | LOADING | STALE | FAST),
+    row("spublish",                       3, CHANNEL_1,         Publish,                             "7.0.0",        PUBSUB | LOADING | STALE | FAST),
     row("srandmember",                   -2, READ_1,            Forward,                             "1.0.0",        READONLY),
     row("srem",                          -3, WRITE_1,           Forward,                             "1.0.0",        WRITE | FAST),
     row("sscan",                         -3, READ_1,            Forward,                             "2.8.0",        READONLY),

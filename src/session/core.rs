@@ -14,6 +14,8 @@ use crate::resp::scan::RequestScanner;
 
 use super::fence::Fences;
 use super::scan::Cursor;
+use super::streams::Streams;
+use super::tracking::Tracking;
 use super::transaction::Transaction;
 use super::window::{NO_SLOT, Reply, Window};
 
@@ -88,6 +90,8 @@ pub struct Session {
     pub scan: Option<Cursor>,
     /// The command that runs alone blocks: it ends when the client hangs up.
     pub blocked: bool,
+    /// What it hears without asking; nearly always nothing.
+    pub streams: Option<Box<Streams>>,
     /// A connection of its own, on which it WATCHes.
     pub lease: Option<Key>,
     /// How it ends.
@@ -121,6 +125,7 @@ impl Session {
             watched_slot: None,
             lease: None,
             scan: None,
+            streams: None,
             blocked: false,
             closing: Closing::No,
             profile: Box::new(profile),
@@ -221,6 +226,57 @@ impl Session {
             Closing::AfterReplies => self.window.is_empty() && self.out.unsent() == 0,
             Closing::Now => true,
         }
+    }
+
+    /// What it tracks, if it does.
+    pub fn tracking(&self) -> Option<&Tracking> {
+        self.streams.as_deref()?.tracking.as_ref()
+    }
+
+    /// What it tracks, if it does.
+    pub fn tracking_mut(&mut self) -> Option<&mut Tracking> {
+        self.streams.as_deref_mut()?.tracking.as_mut()
+    }
+
+    /// True when all it says goes over connections of its own.
+    #[inline]
+    pub fn tracks(&self) -> bool {
+        self.streams.is_some() && self.version == Version::V3 && self.tracking().is_some()
+    }
+
+    /// What CLIENT CACHING puts before the next command, if anything.
+    #[inline]
+    pub fn take_preamble(&mut self) -> Option<&'static [u8]> {
+        if self.streams.is_none() {
+            return None;
+        }
+        let tracks = self.version == Version::V3;
+        let t = self.tracking_mut()?;
+        let preamble = t.preamble().filter(|_| tracks);
+        t.caching = None;
+        preamble
+    }
+
+    /// Forgets streams nothing of which is in force.
+    pub fn tidy_streams(&mut self) {
+        if self.streams.as_deref().is_some_and(Streams::is_empty) {
+            self.streams = None;
+        }
+    }
+
+    /// True when a subscriber leaves too much unread: more than `most` bytes, or more than `slow`
+    /// bytes for `patience` ms.
+    pub fn is_too_slow(&mut self, now: u64, most: usize, slow: usize, patience: u64) -> bool {
+        let unread = self.out.unsent();
+        let Some(streams) = self.streams.as_deref_mut() else {
+            return false;
+        };
+        let since = &mut streams.subscriptions.slow_since;
+        if unread <= slow {
+            *since = None;
+            return false;
+        }
+        unread > most || now.saturating_sub(*since.get_or_insert(now)) >= patience
     }
 
     /// Gives idle memory back.

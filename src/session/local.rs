@@ -11,6 +11,7 @@ use crate::resp::encode;
 use crate::resp::request::Request;
 
 use super::core::{Closing, Session};
+use super::tracking;
 
 /// What the answers depend on besides the session.
 #[derive(Debug, Clone, Copy)]
@@ -173,7 +174,7 @@ pub fn answer(
         return Outcome::Answered;
     }
     match what {
-        Local::Ping => ping(request, out),
+        Local::Ping => ping(s, request, out),
         Local::Echo => encode::bulk(out, request.arg(1)),
         Local::Quit => {
             s.closing = Closing::AfterReplies;
@@ -200,20 +201,10 @@ pub fn answer(
             encode::integer(out, 0);
             encode::header(out, b'*', 0);
         }
-        Local::ClientTracking
-            if request.len() == 3 && request.arg(2).eq_ignore_ascii_case(b"OFF") =>
-        {
-            encode::simple(out, "OK");
-        }
         // Nothing was ever paused.
         Local::ClientUnpause => encode::simple(out, "OK"),
-        Local::ClientTrackinginfo => tracking_info(s.version, out),
-        Local::ClientCaching => encode::error(
-            out,
-            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT \
-             mode enabled",
-        ),
-        Local::ClientGetredir => encode::integer(out, -1),
+        Local::ClientTrackinginfo => tracking::info(s.tracking(), s.version, out),
+        Local::ClientGetredir => encode::integer(out, if s.tracking().is_some() { 0 } else { -1 }),
         Local::ClientCapa => encode::simple(out, "OK"),
         Local::ClientReply => client_reply(s, request.arg(2), out),
         Local::Select => select(request, out),
@@ -252,24 +243,20 @@ pub fn answer(
     Outcome::Answered
 }
 
-fn ping(request: &Request<'_>, out: &mut Vec<u8>) {
+fn ping(s: &Session, request: &Request<'_>, out: &mut Vec<u8>) {
+    let is_subscribed = s.streams.as_deref().is_some_and(|x| x.subscriptions.total() > 0);
+    if is_subscribed && s.version == Version::V2 && request.len() <= 2 {
+        // Looks like a message, as everything a subscribed RESP2 client hears.
+        encode::header(out, b'*', 2);
+        encode::bulk(out, b"pong");
+        let said = if request.len() == 2 { request.arg(1) } else { b"" };
+        return encode::bulk(out, said);
+    }
     match request.len() {
         1 => encode::simple(out, "PONG"),
         2 => encode::bulk(out, request.arg(1)),
         _ => encode::error(out, &wrong_arity("ping")),
     }
-}
-
-/// CLIENT TRACKINGINFO of a client that does not track.
-fn tracking_info(version: Version, out: &mut Vec<u8>) {
-    encode::map_header(out, version, 3);
-    encode::bulk(out, b"flags");
-    encode::header(out, if version == Version::V3 { b'~' } else { b'*' }, 1);
-    encode::bulk(out, b"off");
-    encode::bulk(out, b"redirect");
-    encode::integer(out, -1);
-    encode::bulk(out, b"prefixes");
-    encode::header(out, b'*', 0);
 }
 
 fn client_reply(s: &mut Session, mode: &[u8], out: &mut Vec<u8>) {

@@ -9,5 +9,8 @@ pub mod local;
 pub mod redirect;
 pub mod scan;
 pub mod scripts;
+pub mod streams;
+pub mod subscriptions;
+pub mod tracking;
 pub mod transaction;
 pub mod window;

@@ -20,6 +20,7 @@ enum Step {
     Hello,
     Auth,
     Readonly,
+    Preamble,
 }
 
 /// Where a handshake stands.
@@ -63,6 +64,8 @@ pub enum RefusalKind {
     NoResp3,
     /// The node loads its dataset.
     Loading,
+    /// The command the connection was made for is refused.
+    Preamble,
     /// Anything else.
     Other,
 }
@@ -101,6 +104,12 @@ impl Handshake {
         (Self { due }, out)
     }
 
+    /// Adds a command to be said last; the connection is ready when the node has accepted it.
+    pub fn then(&mut self, command: &[u8], out: &mut Vec<u8>) {
+        self.due.push_back(Step::Preamble);
+        out.extend_from_slice(command);
+    }
+
     /// True when no reply is due any more.
     pub fn is_ready(&self) -> bool {
         self.due.is_empty()
@@ -132,6 +141,7 @@ fn refusal(step: Step, reply: &[u8]) -> Refusal {
         Class::IamExhausted => RefusalKind::IamExhausted,
         Class::IamOther => RefusalKind::IamOther,
         Class::Loading => RefusalKind::Loading,
+        _ if step == Step::Preamble => RefusalKind::Preamble,
         _ if step == Step::Hello => RefusalKind::NoResp3,
         _ => RefusalKind::Other,
     };

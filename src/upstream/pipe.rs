@@ -30,6 +30,8 @@ pub enum Purpose {
     Discard,
     /// For the pipe itself: the reply of an in-band AUTH.
     Reauth,
+    /// For the worker: confirmations (as pushes) of a SUBSCRIBE or UNSUBSCRIBE of its own.
+    Subscribe,
 }
 
 /// One request in flight.
@@ -119,6 +121,8 @@ pub struct Pipe {
     pub reauthenticating: bool,
     /// Whom it serves.
     pub duty: Duty,
+    /// A command every new connection says before it carries anything.
+    pub preamble: Option<Bytes>,
     /// It takes no more commands and is dropped when all it has are answered.
     pub retiring: bool,
     /// It was lent for one command: with the reply it goes back to the idle ones.
@@ -149,6 +153,7 @@ impl Pipe {
             credential: 0,
             reauthenticating: false,
             duty: Duty::Shared,
+            preamble: None,
             retiring: false,
             one_command: false,
             silent_until: 0,

@@ -184,7 +184,7 @@ fn treatments_fit_the_facts() {
             }
             Handler::Gather(_) | Handler::Scan | Handler::Local(_) => row.shape == KeyShape::None,
             Handler::Transaction(_) => row.flags & flag::NOSCRIPT != 0,
-            Handler::Subscribe(_) => row.flags & flag::PUBSUB != 0,
+            Handler::Subscribe(_) | Handler::Publish => row.flags & flag::PUBSUB != 0,
             Handler::ClusterFace(_) => row.name.starts_with("cluster|"),
             Handler::Forward => row.flags & flag::BLOCKING == 0,
             Handler::Refused => true,

@@ -75,7 +75,7 @@ impl Hub {
         );
     }
 
-    fn ok(&mut self, key: Key) {
+    pub(super) fn ok(&mut self, key: Key) {
         if let Some(s) = self.sessions.get_mut(key) {
             s.answer(b"+OK\r\n");
         }
@@ -452,6 +452,7 @@ fn may_be_queued(handler: Handler) -> bool {
         | Handler::Split
         | Handler::Blocking
         | Handler::Script
+        | Handler::Publish
         | Handler::Transaction(Tx::Unwatch) => true,
         Handler::Local(what) => matches!(
             what,

@@ -14,6 +14,7 @@ use crate::resp::Version;
 use crate::resp::encode;
 use crate::resp::request::Request;
 use crate::session::local;
+use crate::session::subscriptions::Kind;
 use crate::session::window::NO_SLOT;
 
 use super::Hub;
@@ -57,7 +58,12 @@ impl Hub {
                 Merge::FirstNotNull
             }
             Gather::PubsubChannels => Merge::Union,
-            Gather::PubsubNumsub | Gather::PubsubShardnumsub => Merge::SumByName,
+            Gather::PubsubNumsub => {
+                Merge::SumByName { plus: self.surplus_of_numsub(Kind::Channel, request) }
+            }
+            Gather::PubsubShardnumsub => {
+                Merge::SumByName { plus: self.surplus_of_numsub(Kind::Shard, request) }
+            }
             Gather::ScriptLoad => {
                 self.scripts.remember(request.arg(2));
                 Merge::AllSucceeded

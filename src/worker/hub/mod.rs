@@ -15,12 +15,16 @@ mod exclusive;
 mod face;
 mod gather;
 mod lease;
+mod monitor;
 mod nodes;
+mod pubsub;
 mod reply;
 mod request;
 mod scan;
 #[cfg(test)]
 mod sim;
+mod topics;
+mod tracking;
 mod trouble;
 
 use std::cmp::Reverse;
@@ -40,10 +44,12 @@ use crate::session::fence::Held;
 use crate::session::redirect::Trouble;
 use crate::session::scan::Scans;
 use crate::session::scripts::Scripts;
+use crate::session::streams::Streams;
 use crate::upstream::pipe::Pipe;
 
 use nodes::Node;
 pub use nodes::NodeStatus;
+use topics::Topics;
 
 /// What an operator can set about the data path.
 #[derive(Debug, Clone)]
@@ -144,6 +150,7 @@ pub struct Counters {
     pub fail_redirects: u64,
     pub protocol_errors: u64,
     pub output_limit: u64,
+    pub messages: u64,
 }
 
 /// A command that cannot be answered with the reply it got.
@@ -171,6 +178,10 @@ enum Alarm {
     Dial(Key),
     /// Look at deadlines.
     Tick,
+    /// Subscriptions that were refused may be asked for again.
+    Topics,
+    /// Look after pipes that only listen.
+    Listen,
 }
 
 /// See the module header.
@@ -200,6 +211,16 @@ pub struct Hub {
     retiring: u32,
     scans: Scans,
     scripts: Scripts,
+    /// What the worker is subscribed to for its sessions.
+    topics: Topics,
+    /// Sessions with CLIENT TRACKING in RESP3.
+    trackers: Vec<Key>,
+    /// Sessions that MONITOR.
+    monitors: Vec<Key>,
+    /// Sessions that lost a connection of their own.
+    uncovered: Vec<Key>,
+    /// An alarm for pipes that only listen is set.
+    listening: bool,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     resuming: Vec<Key>,
@@ -240,6 +261,11 @@ impl Hub {
             retiring: 0,
             scans: Scans::default(),
             scripts: Scripts::default(),
+            topics: Topics::default(),
+            trackers: Vec::new(),
+            monitors: Vec::new(),
+            uncovered: Vec::new(),
+            listening: false,
             troubled: Vec::new(),
             fenced: Vec::new(),
             resuming: Vec::new(),
@@ -299,7 +325,23 @@ impl Hub {
         for pipe in blocked.chain(session.lease).collect::<Vec<Key>>() {
             self.release_lease(pipe, false);
         }
+        if let Some(streams) = session.streams {
+            self.end_streams(key, *streams);
+        }
         self.settle();
+    }
+
+    /// A session that listened is gone.
+    fn end_streams(&mut self, key: Key, streams: Streams) {
+        self.leave_all(key, &streams.subscriptions);
+        self.trackers.retain(|k| *k != key);
+        self.monitors.retain(|k| *k != key);
+        if let Some(t) = streams.tracking {
+            self.drop_tracking_pipes(t);
+        }
+        if let Some(m) = streams.monitor {
+            self.drop_monitor_pipes(m);
+        }
     }
 
     /// The session, for the sockets' side: its `out` queue.
@@ -375,6 +417,10 @@ impl Hub {
                 }
             } else if let Some(key) = self.fenced.pop() {
                 self.pump_fences(key);
+            } else if self.topics.dirty {
+                self.place_topics();
+            } else if !self.uncovered.is_empty() {
+                self.cover_again();
             } else if let Some(key) = self.resuming.pop() {
                 if let Some(s) = self.sessions.get_mut(key) {
                     s.resuming = false;
@@ -412,6 +458,8 @@ impl Hub {
                 Some(Reverse((_, Alarm::Fence(session, slot)))) => self.pump_fence(session, slot),
                 Some(Reverse((_, Alarm::Dial(pipe)))) => self.try_dial(pipe),
                 Some(Reverse((_, Alarm::Tick))) => self.tick(),
+                Some(Reverse((_, Alarm::Topics))) => self.topics.end_delay(),
+                Some(Reverse((_, Alarm::Listen))) => self.keep_alive(),
                 None => {}
             }
         }
@@ -456,6 +504,9 @@ impl Hub {
         for key in overdue {
             self.fail_overdue(key);
         }
+        self.fail_late_subscribers();
+        self.fail_late_streams();
+        busy |= !self.topics.waiting.is_empty() || self.streams_start();
         if busy {
             self.start_ticking();
         }

@@ -34,6 +34,13 @@ pub(super) struct Node {
     last_error: Option<Arc<str>>,
 }
 
+impl Node {
+    /// True when its backoff allows a dial now.
+    pub(super) fn may_dial(&self, now: u64) -> bool {
+        self.next_dial <= now
+    }
+}
+
 /// What `/status` shows of a node.
 #[derive(Debug, Clone)]
 pub struct NodeStatus {
@@ -76,6 +83,9 @@ impl Hub {
             self.fenced.push(key);
         }
         self.requeue_unconnected();
+        self.topics.dirty = true;
+        self.cover_trackers();
+        self.cover_monitors();
         self.settle();
     }
 
@@ -85,6 +95,7 @@ impl Hub {
             .pipes
             .iter()
             .filter(|(_, p)| !matches!(p.state, State::Ready) && p.in_flight() > 0)
+            .filter(|(_, p)| p.duty != Duty::Subscriber)
             .map(|(k, _)| k)
             .collect();
         for key in waiting {
@@ -103,6 +114,7 @@ impl Hub {
             self.slot_epochs[at] = self.epoch;
             self.scans.slot_moved_to(node);
             self.choose_shard_slots();
+            self.topics.dirty = true;
         }
     }
 
@@ -140,7 +152,10 @@ impl Hub {
 
     /// The node for commands without a key: always the same one for a session, so that its PUBLISHes
     /// stay in order; spread over the shards by session.
-    fn any_node(&self, session: Key) -> Option<u16> {
+    pub(super) fn any_node(&self, session: Key) -> Option<u16> {
+        if self.topics.home != UNASSIGNED {
+            return Some(self.topics.home);
+        }
         self.primaries.get(session.index() % self.primaries.len().max(1)).copied()
     }
 
@@ -190,8 +205,12 @@ impl Hub {
             return;
         };
         self.counters.dials_ok += 1;
-        let (handshake, bytes) =
+        let (mut handshake, mut bytes) =
             Handshake::begin(pipe.version, credential.as_deref(), pipe.readonly);
+        if let Some(preamble) = &pipe.preamble {
+            bytes.reserve_exact(preamble.len());
+            handshake.then(preamble, &mut bytes);
+        }
         pipe.control = bytes;
         pipe.credential = credential.map_or(0, |c| c.generation);
         pipe.progress_at = self.now;
@@ -222,6 +241,11 @@ impl Hub {
             node.last_error = None;
         }
         self.mark_pipe(key);
+        match self.pipes.get(key).map(|p| p.duty) {
+            Some(Duty::Tracking(session)) => self.tracking_ready(session),
+            Some(Duty::Monitor(session)) => self.monitor_ready(session),
+            Some(Duty::Shared | Duty::Lease | Duty::Subscriber) | None => {}
+        }
     }
 
     /// The node wants AUTH on a connection that had it: authenticate again, in band.
@@ -284,6 +308,14 @@ impl Hub {
                 self.counters.auth_other += 1;
                 ". The node does not speak RESP3: let the client use RESP2"
             }
+            RefusalKind::Preamble => {
+                match self.pipes.get(key).map(|p| p.duty) {
+                    Some(Duty::Tracking(session)) => self.tracking_refused(session, &refusal.text),
+                    Some(Duty::Monitor(session)) => self.monitor_refused(session, &refusal.text),
+                    Some(Duty::Shared | Duty::Lease | Duty::Subscriber) | None => {}
+                }
+                return self.dial_failed(key, &refusal.text);
+            }
             RefusalKind::IamOther | RefusalKind::Loading | RefusalKind::Other => {
                 self.counters.auth_other += 1;
                 ""
@@ -333,7 +365,8 @@ impl Hub {
             return;
         };
         let node = pipe.node;
-        if matches!(pipe.state, State::Ready) {
+        let carried = matches!(pipe.state, State::Ready);
+        if carried {
             self.counters.pipes_ready -= 1;
         } else {
             self.counters.pipes_connecting -= 1;
@@ -349,6 +382,12 @@ impl Hub {
         self.work.hangups.push(key);
         let returned = pipe.take_back();
         self.trouble_returned(returned, node, cause);
+        match pipe.duty {
+            Duty::Subscriber => self.subscriber_lost(key, node, carried),
+            Duty::Tracking(session) => self.tracking_lost(session, key, carried),
+            Duty::Monitor(session) => self.monitor_lost(session, key),
+            Duty::Shared | Duty::Lease => {}
+        }
     }
 
     /// Commands that waited for a connection until their deadline: all go back, the overdue fail.
@@ -358,7 +397,7 @@ impl Hub {
     }
 
     /// Why a pipe does not carry traffic yet.
-    fn waiting_cause(&self, key: Key) -> String {
+    pub(super) fn waiting_cause(&self, key: Key) -> String {
         let node = self.pipes.get(key).and_then(|p| self.nodes.get(usize::from(p.node)));
         match &self.credential {
             CredentialState::Pending => {

@@ -20,7 +20,7 @@ use crate::session::local;
 use crate::session::redirect::Trouble;
 use crate::session::window::Reply;
 use crate::upstream::handshake::{self, Progress};
-use crate::upstream::pipe::{self, Entry, Purpose, State};
+use crate::upstream::pipe::{self, Duty, Entry, Purpose, State};
 
 use super::{Hub, Troubled};
 
@@ -118,7 +118,8 @@ impl Hub {
         };
         let first = reply.as_slice().first().copied();
         if first == Some(b'>') {
-            // A push nobody subscribed to on a shared pipe.
+            let duty = p.duty;
+            self.pushed(key, duty, reply);
             return Ok(());
         }
         if let State::Handshaking(_) = p.state {
@@ -133,6 +134,10 @@ impl Hub {
             return Ok(());
         }
         let Some(entry) = p.pop() else {
+            if let Duty::Monitor(session) = p.duty {
+                self.monitored(session, reply);
+                return Ok(());
+            }
             return Err(Broken::Unasked);
         };
         if entry.purpose == Purpose::Forward && first != Some(b'-') {
@@ -142,6 +147,7 @@ impl Hub {
             self.deliver(&entry, reply);
             if lent {
                 self.give_back(key);
+                self.forget_cached(entry.session);
             }
             return Ok(());
         }
@@ -204,6 +210,10 @@ impl Hub {
         };
         match entry.purpose {
             Purpose::Discard => p.release(&entry),
+            Purpose::Subscribe => {
+                p.release(&entry);
+                self.subscription_refused(key, reply.as_slice());
+            }
             Purpose::Reauth => {
                 p.release(&entry);
                 p.reauthenticating = false;

@@ -185,10 +185,69 @@ impl Hub {
             return true;
         }
         let row = find_row(request);
-        if self.sessions.get(key).is_some_and(|s| s.transaction.is_some()) {
+        let Some(s) = self.sessions.get(key) else {
+            return true;
+        };
+        if s.streams.is_some() {
+            return self.request_while_listening(key, row, request);
+        }
+        if s.transaction.is_some() {
             self.counters.commands += 1;
             return self.request_in_multi(key, row, request);
         }
+        self.request_as_usual(key, row, request)
+    }
+
+    /// A request of a session that is subscribed, tracks or monitors.
+    #[cold]
+    fn request_while_listening(
+        &mut self,
+        key: Key,
+        row: Option<&'static Row>,
+        request: &Request<'_>,
+    ) -> bool {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return true;
+        };
+        let in_multi = s.transaction.is_some();
+        let (version, streams) = (s.version, s.streams.as_deref());
+        if let Some(row) = row
+            && local::arity_fits(row, request.len())
+            && let Some(text) = streams.and_then(|x| x.refuses(row, version))
+        {
+            self.counters.commands += 1;
+            if let Some(t) = &mut s.transaction {
+                t.fail();
+            }
+            self.refuse(key, &text);
+            return true;
+        }
+        let done = if in_multi {
+            self.counters.commands += 1;
+            self.request_in_multi(key, row, request)
+        } else {
+            self.request_as_usual(key, row, request)
+        };
+        // CLIENT CACHING is about the next command, or the next transaction, whatever it was.
+        if done
+            && let Some(s) = self.sessions.get_mut(key)
+            && s.transaction.is_none()
+            && !row.is_some_and(|r| r.name.starts_with("client"))
+            && let Some(t) = s.tracking_mut()
+        {
+            t.caching = None;
+        }
+        done
+    }
+
+    /// A request outside of a transaction.
+    #[inline]
+    fn request_as_usual(
+        &mut self,
+        key: Key,
+        row: Option<&'static Row>,
+        request: &Request<'_>,
+    ) -> bool {
         let Some(row) = row else {
             // Newer servers and modules know more names than we do; the server's word counts. The
             // cluster itself answers MOVED if the first argument is a key of another node.
@@ -215,6 +274,23 @@ impl Hub {
                 }
                 self.forward(key, row, request);
             }
+            Handler::Publish => self.publish(key, row, request),
+            Handler::Subscribe(what) => {
+                if !self.subscription(key, row, what, request) {
+                    return false;
+                }
+            }
+            Handler::Local(Local::Monitor) => {
+                if !self.monitor(key, row, request) {
+                    return false;
+                }
+            }
+            Handler::Local(Local::ClientTracking) => {
+                if !self.client_tracking(key, row, request) {
+                    return false;
+                }
+            }
+            Handler::Local(Local::ClientCaching) => self.client_caching(key, row, request),
             Handler::Blocking if !local::blocks(row, request) => self.forward(key, row, request),
             Handler::Local(
                 what @ (Local::ClientInfo
@@ -295,6 +371,9 @@ impl Hub {
         if what == Local::Reset {
             s.transaction = None;
             self.unwatch(key);
+            self.end_subscriptions(key);
+            self.end_tracking(key);
+            self.end_monitor(key);
         }
         let Some(s) = self.sessions.get_mut(key) else {
             return true;
@@ -305,11 +384,15 @@ impl Hub {
         self.counters.commands += 1;
         match local::answer(s, row, what, request, &facts, &mut self.scratch) {
             local::Outcome::Answered => {
+                let says_hello = what == Local::Hello && s.streams.is_some();
                 if self.scratch.first() == Some(&b'-') {
                     self.counters.error_replies += 1;
                 }
                 s.answer(&self.scratch);
                 self.mark_session(key);
+                if says_hello {
+                    self.tracking_after_hello(key);
+                }
             }
             local::Outcome::Forward => self.forward(key, row, request),
             local::Outcome::NotSupported => {
@@ -331,6 +414,28 @@ impl Hub {
         replies: u32,
     ) {
         let place = self.place(key, slot);
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if let Some(preamble) = s.take_preamble() {
+            // CLIENT CACHING and its command go as one block, however often they are sent.
+            let block = [preamble, request.frame].concat();
+            let request = Request::new(&block, None, &[]);
+            return self.dispatch_to(key, row, slot, &request, replies + 1, place);
+        }
+        self.dispatch_to(key, row, slot, request, replies, place);
+    }
+
+    #[inline]
+    fn dispatch_to(
+        &mut self,
+        key: Key,
+        row: Option<&'static Row>,
+        slot: u16,
+        request: &Request<'_>,
+        replies: u32,
+        place: Place,
+    ) {
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
@@ -380,10 +485,13 @@ impl Hub {
         let version = s.version;
         // An empty window lets the session move on to the newest slot map before the ticket opens.
         s.adopt_epoch(self.epoch);
+        let preamble = s.take_preamble();
+        let replies = 1 + u32::from(preamble.is_some());
         let ticket = s.window.open_parts(Some(row), slots, merge, version, len, self.now);
         for (i, &slot) in slots.iter().enumerate() {
             let part = i as u16;
-            let frame = frame(i);
+            let block = preamble.map(|p| [p, frame(i)].concat());
+            let frame = block.as_deref().unwrap_or_else(|| frame(i));
             // The part itself is counted among those in flight from here on: it waits for a reply.
             match self.place_beside(key, slot, 1) {
                 Place::Pipe(pipe) => {
@@ -391,14 +499,15 @@ impl Hub {
                     if let Some(leg) = s.and_then(|s| s.window.leg_mut(ticket, part)) {
                         leg.pipe = pipe;
                     }
-                    self.push(pipe, entry(key, ticket, part), &Request::new(frame, None, &[]));
+                    let entry = block_entry(key, ticket, part, replies);
+                    self.push(pipe, entry, &Request::new(frame, None, &[]));
                 }
                 Place::Behind(outstanding) => {
-                    let held = held(ticket, part, Bytes::copy_from_slice(frame), 1);
+                    let held = held(ticket, part, Bytes::copy_from_slice(frame), replies);
                     self.hold(key, slot, held, outstanding);
                 }
                 Place::Nowhere => {
-                    self.no_route(key, ticket, part, Bytes::copy_from_slice(frame), 1)
+                    self.no_route(key, ticket, part, Bytes::copy_from_slice(frame), replies);
                 }
             }
         }
@@ -435,7 +544,12 @@ impl Hub {
             return Place::Behind(0);
         }
         let version = s.version;
-        let Some(pipe) = self.pipe_for(key, slot, version) else {
+        let pipe = if s.tracks() {
+            self.tracking_pipe_for(key, slot)
+        } else {
+            self.pipe_for(key, slot, version)
+        };
+        let Some(pipe) = pipe else {
             return Place::Nowhere;
         };
         let Some(s) = self.sessions.get_mut(key) else {

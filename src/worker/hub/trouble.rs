@@ -41,7 +41,7 @@ impl Hub {
         if is_exec && p.leased && t.trouble != (Trouble::Lost { sent: true }) {
             return self.watched_exec_failed(t.session, t.ticket);
         }
-        if is_exec && t.trouble == Trouble::Ask {
+        if (is_exec || t.replies > 1) && t.trouble == Trouble::Ask {
             // ASKING holds for one command, not for a block: wait until the slot has arrived.
             t.trouble = Trouble::TryAgain;
         }
@@ -235,7 +235,7 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
-        let version = s.version;
+        let (version, tracks) = (s.version, s.tracks());
         if self.is_expired(session, held.ticket) {
             return self.trouble_held(session, held);
         }
@@ -250,6 +250,8 @@ impl Hub {
                 node.filter(|&n| n != UNASSIGNED).map(|n| self.lend(session, &held, n, version))
             }
             Target::Ask(node) if leased => Some(self.lend(session, &held, node, version)),
+            Target::Route if tracks => self.tracking_pipe_for(session, slot),
+            Target::Ask(node) if tracks => Some(self.tracking_pipe(session, node)),
             Target::Route => self.pipe_for(session, slot, version),
             Target::Ask(node) => Some(self.pipe_to(node, version)),
         };
@@ -311,7 +313,7 @@ impl Hub {
 }
 
 /// A duration as a user would write it.
-fn humantime(d: std::time::Duration) -> String {
+pub(super) fn humantime(d: std::time::Duration) -> String {
     if d.as_millis().is_multiple_of(1000) {
         format!("{}s", d.as_secs())
     } else {
