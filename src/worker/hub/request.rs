@@ -434,8 +434,8 @@ impl Hub {
         if s.fences.as_deref().is_some_and(|f| f.holds(slot)) {
             return Place::Behind(0);
         }
-        let version = s.version;
-        let Some(pipe) = self.pipe_for(key, slot, version) else {
+        let kind = s.kind();
+        let Some(pipe) = self.pipe_for(key, slot, kind) else {
             return Place::Nowhere;
         };
         let Some(s) = self.sessions.get_mut(key) else {
