@@ -11,6 +11,7 @@ use crate::buffer::ByteQueue;
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::scan::RequestScanner;
+use crate::upstream::kind::Kind;
 
 use super::fence::Fences;
 use super::scan::Cursor;
@@ -72,6 +73,8 @@ pub struct Session {
     pub scanner: RequestScanner,
     /// Protocol version the client chose.
     pub version: Version,
+    /// Database the client chose.
+    pub db: u32,
     /// Order fences; nearly always none.
     pub fences: Option<Box<Fences>>,
     /// Epoch of the slot map under which everything in flight was sent, or a later one.
@@ -116,6 +119,7 @@ impl Session {
             input: BytesMut::new(),
             scanner: RequestScanner::default(),
             version: Version::V2,
+            db: 0,
             fences: None,
             epoch,
             barrier: None,
@@ -133,6 +137,12 @@ impl Session {
             read_paused: false,
             resuming: false,
         }
+    }
+
+    /// What a connection for its commands must be ready for.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        Kind::of(self.version, self.db)
     }
 
     /// True when another command may be taken in.

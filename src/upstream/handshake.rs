@@ -14,12 +14,19 @@ use crate::resp::Version;
 use crate::resp::encode;
 use crate::resp::reply::{Class, classify};
 
+use super::kind::Kind;
+
+/// Room for everything in a handshake but user name and secret, whose buffer must never grow: a
+/// half-grown copy would leave them in the heap.
+const AROUND_SECRET: usize = 160;
+
 /// A step whose reply is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Hello,
     Auth,
     Readonly,
+    Select,
     Preamble,
 }
 
@@ -64,6 +71,8 @@ pub enum RefusalKind {
     NoResp3,
     /// The node loads its dataset.
     Loading,
+    /// The server has no such database.
+    NoDatabase,
     /// The command the connection was made for is refused.
     Preamble,
     /// Anything else.
@@ -72,34 +81,33 @@ pub enum RefusalKind {
 
 impl Handshake {
     /// The handshake and the bytes to send; no bytes means it is ready at once.
-    pub fn begin(
-        version: Version,
-        credential: Option<&Credential>,
-        readonly: bool,
-    ) -> (Self, Zeroizing<Vec<u8>>) {
+    pub fn begin(kind: Kind, credential: Option<&Credential>) -> (Self, Zeroizing<Vec<u8>>) {
         let mut due = VecDeque::with_capacity(2);
         let mut out = Zeroizing::new(Vec::new());
-        match (version, credential) {
+        match (kind.version, credential) {
             (Version::V3, None) => {
                 due.push_back(Step::Hello);
                 encode::command(&mut out, &["HELLO", "3"]);
             }
             (Version::V3, Some(c)) => {
                 due.push_back(Step::Hello);
-                // The exact size first, so that no half-grown copy of the token stays in the heap.
-                out.reserve_exact(96 + c.username.len() + c.secret.expose().len());
+                out.reserve_exact(AROUND_SECRET + c.username.len() + c.secret.expose().len());
                 encode::command(&mut out, &["HELLO", "3", "AUTH", &c.username, c.secret.expose()]);
             }
             (Version::V2, Some(c)) => {
                 due.push_back(Step::Auth);
-                out.reserve_exact(96 + c.username.len() + c.secret.expose().len());
+                out.reserve_exact(AROUND_SECRET + c.username.len() + c.secret.expose().len());
                 encode::command(&mut out, &["AUTH", &c.username, c.secret.expose()]);
             }
             (Version::V2, None) => {}
         }
-        if readonly {
+        if kind.readonly {
             due.push_back(Step::Readonly);
             encode::command(&mut out, &["READONLY"]);
+        }
+        if kind.db != 0 {
+            due.push_back(Step::Select);
+            encode::command(&mut out, &["SELECT", &kind.db.to_string()]);
         }
         (Self { due }, out)
     }
@@ -143,6 +151,7 @@ fn refusal(step: Step, reply: &[u8]) -> Refusal {
         Class::Loading => RefusalKind::Loading,
         _ if step == Step::Preamble => RefusalKind::Preamble,
         _ if step == Step::Hello => RefusalKind::NoResp3,
+        _ if step == Step::Select => RefusalKind::NoDatabase,
         _ => RefusalKind::Other,
     };
     Refusal { kind, text }
@@ -182,19 +191,43 @@ mod tests {
 
     #[test]
     fn resp2_without_credential_needs_no_word() {
-        let (h, out) = Handshake::begin(Version::V2, None, false);
+        let (h, out) = Handshake::begin(Version::V2.into(), None);
         assert!(h.is_ready() && out.is_empty());
     }
 
     #[test]
     fn replica_handshake_is_one_write() {
-        let (mut h, out) = Handshake::begin(Version::V2, Some(&credential()), true);
+        let (mut h, out) =
+            Handshake::begin(Kind::from(Version::V2).for_reads(), Some(&credential()));
         assert_eq!(
             &out[..],
             b"*3\r\n$4\r\nAUTH\r\n$7\r\ndefault\r\n$6\r\nya29.x\r\n*1\r\n$8\r\nREADONLY\r\n"
         );
         assert_eq!(h.on_reply(b"+OK\r\n"), Progress::Pending);
         assert_eq!(h.on_reply(b"+OK\r\n"), Progress::Ready);
+    }
+
+    #[test]
+    fn a_database_is_selected_in_the_same_write() {
+        let (mut h, out) = Handshake::begin(Kind::of(Version::V2, 12), Some(&credential()));
+        assert!(out.ends_with(b"ya29.x\r\n*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n"));
+        assert_eq!(h.on_reply(b"+OK\r\n"), Progress::Pending);
+        match h.on_reply(b"-ERR DB index is out of range\r\n") {
+            Progress::Refused(r) => assert_eq!(r.kind, RefusalKind::NoDatabase),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A buffer that grew would have left a copy of the token behind.
+    #[test]
+    fn the_buffer_with_the_secret_never_grows() {
+        for version in [Version::V2, Version::V3] {
+            let c = credential();
+            let kind = Kind::of(version, u32::MAX).for_reads();
+            let (_, out) = Handshake::begin(kind, Some(&c));
+            let room = AROUND_SECRET + c.username.len() + c.secret.expose().len();
+            assert!(out.len() <= room && out.capacity() == room, "{}", out.len());
+        }
     }
 
     #[test]
@@ -209,7 +242,7 @@ mod tests {
             ("-ERR unknown command 'HELLO'", RefusalKind::NoResp3),
             ("-NOAUTH HELLO must be called …", RefusalKind::NoAuth),
         ] {
-            let (mut h, _) = Handshake::begin(Version::V3, Some(&credential()), false);
+            let (mut h, _) = Handshake::begin(Version::V3.into(), Some(&credential()));
             match h.on_reply(format!("{reply}\r\n").as_bytes()) {
                 Progress::Refused(r) => assert_eq!(r.kind, kind, "{reply}"),
                 other => panic!("{reply}: {other:?}"),

@@ -6,4 +6,5 @@
 pub mod backoff;
 pub mod client;
 pub mod handshake;
+pub mod kind;
 pub mod pipe;

@@ -14,12 +14,12 @@ use zeroize::Zeroizing;
 
 use crate::buffer::ByteQueue;
 use crate::key::Key;
-use crate::resp::Version;
 use crate::resp::reply::Class;
 use crate::resp::request::Request;
 use crate::resp::scan::{ReplyError, ReplyScan, ReplyScanner};
 
 use super::handshake::Handshake;
+use super::kind::Kind;
 
 /// What the reply of an entry is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +98,8 @@ pub enum State {
 pub struct Pipe {
     /// Index of the node it goes to.
     pub node: u16,
-    /// RESP version it speaks.
-    pub version: Version,
-    /// READONLY was sent: it reads from a replica.
-    pub readonly: bool,
+    /// What its handshake makes it ready for.
+    pub kind: Kind,
     /// Where it stands.
     pub state: State,
     /// Handshake bytes not yet written.
@@ -137,11 +135,10 @@ pub struct Pipe {
 
 impl Pipe {
     /// A pipe that waits to be dialled.
-    pub fn new(node: u16, version: Version, readonly: bool, now: u64) -> Self {
+    pub fn new(node: u16, kind: Kind, now: u64) -> Self {
         Self {
             node,
-            version,
-            readonly,
+            kind,
             state: State::Backoff,
             control: Zeroizing::new(Vec::new()),
             out: ByteQueue::default(),
@@ -347,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_lost_pipe_gives_back_what_it_holds_in_order_and_knows_what_was_sent() {
-        let mut pipe = Pipe::new(0, Version::V2, false, 0);
+        let mut pipe = Pipe::new(0, crate::resp::Version::V2.into(), 0);
         for i in 0..4 {
             pipe.push_bytes(entry(i), frame(i as usize), 0);
         }

@@ -340,7 +340,7 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
-        let version = s.version;
+        let kind = s.kind();
         s.alone = true;
         let ticket = s.window.open(Some(row), slot, Key::NONE, request.frame.len(), now);
         if let Some(leg) = s.window.leg_mut(ticket, 0) {
@@ -350,8 +350,8 @@ impl Hub {
             return self.no_route(key, ticket, 0, request.to_bytes(), 1);
         };
         let lease = match loan {
-            Loan::Watch => self.lease(key, node, version),
-            Loan::OneCommand => self.borrow(node, version),
+            Loan::Watch => self.lease(key, node, kind),
+            Loan::OneCommand => self.borrow(node, kind),
         };
         if let Some(leg) = self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, 0)) {
             leg.pipe = lease;
@@ -376,14 +376,14 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
-        let version = s.version;
+        let (version, kind) = (s.version, s.kind());
         s.alone = true;
         s.blocked = true;
         let ticket = s.window.open_parts(Some(row), slots, merge, version, frame.len(), now);
         for (i, &slot) in slots.iter().enumerate() {
             let part = i as u16;
             let node = self.routes.get(usize::from(slot)).copied().filter(|&n| n != UNASSIGNED);
-            let pipe = node.map(|n| self.borrow(n, version));
+            let pipe = node.map(|n| self.borrow(n, kind));
             let leg = self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, part));
             if let Some(leg) = leg {
                 leg.leased = true;

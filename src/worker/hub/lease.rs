@@ -6,25 +6,28 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::key::Key;
-use crate::resp::Version;
+use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Duty, Pipe};
 
 use super::Hub;
 
-/// Idle leases kept a node and RESP version; more are closed.
+/// Idle leases kept a node and kind; more are closed.
 const MAX_IDLE: usize = 16;
+
+/// Idle leases kept a node, of all kinds.
+const MAX_IDLE_NODE: usize = 64;
 
 impl Hub {
     /// The session's own connection to `node`, kept until WATCH is over.
-    pub(super) fn lease(&mut self, session: Key, node: u16, version: Version) -> Key {
+    pub(super) fn lease(&mut self, session: Key, node: u16, kind: Kind) -> Key {
         let held = self.sessions.get(session).and_then(|s| s.lease);
         if let Some(key) = held {
-            if self.pipes.get(key).is_some_and(|p| p.node == node && p.version == version) {
+            if self.pipes.get(key).is_some_and(|p| p.node == node && p.kind == kind) {
                 return key;
             }
             self.end_lease(session);
         }
-        let key = self.borrow(node, version);
+        let key = self.borrow(node, kind);
         if let Some(p) = self.pipes.get_mut(key) {
             p.one_command = false;
         }
@@ -35,17 +38,13 @@ impl Hub {
     }
 
     /// A connection to `node` for one command; it goes back by itself when that is answered.
-    pub(super) fn borrow(&mut self, node: u16, version: Version) -> Key {
+    pub(super) fn borrow(&mut self, node: u16, kind: Kind) -> Key {
         let at = usize::from(node);
-        let idle = loop {
-            match self.nodes[at].idle[version.index()].pop() {
-                Some(key) if self.pipes.get(key).is_some() => break Some(key),
-                Some(_) => {}
-                None => break None,
-            }
-        };
-        let key = idle.unwrap_or_else(|| {
-            let mut pipe = Pipe::new(node, version, false, self.now);
+        // Newest first; the oldest are the first to be closed when there are too many.
+        let idle = &mut self.nodes[at].idle;
+        let found = idle.iter().rposition(|(k, _)| *k == kind).map(|i| idle.remove(i).1);
+        let key = found.filter(|k| self.pipes.get(*k).is_some()).unwrap_or_else(|| {
+            let mut pipe = Pipe::new(node, kind, self.now);
             pipe.duty = Duty::Lease;
             let key = self.pipes.insert_with(|_| pipe);
             self.counters.pipes_connecting += 1;
@@ -83,12 +82,16 @@ impl Hub {
             return;
         };
         pipe.silent_until = 0;
-        let (node, version) = (usize::from(pipe.node), pipe.version.index());
-        let idle = &mut self.nodes[node].idle[version];
-        if clean && pipe.in_flight() == 0 && idle.len() < MAX_IDLE {
-            idle.push(key);
-        } else {
-            self.drop_pipe(key, "its client needs it no more");
+        let (node, kind) = (usize::from(pipe.node), pipe.kind);
+        let idle = &mut self.nodes[node].idle;
+        let of_kind = idle.iter().filter(|(k, _)| *k == kind).count();
+        if !clean || pipe.in_flight() > 0 || of_kind >= MAX_IDLE {
+            return self.drop_pipe(key, "its client needs it no more");
+        }
+        idle.push((kind, key));
+        if idle.len() > MAX_IDLE_NODE {
+            let oldest = idle[0].1;
+            self.drop_pipe(oldest, "there are too many idle ones");
         }
     }
 }

@@ -59,7 +59,7 @@ impl Hub {
                 continue;
             }
             let preamble = Some(Bytes::from_static(MONITOR));
-            let pipe = self.private_pipe(node, Version::V2, Duty::Monitor(key), preamble);
+            let pipe = self.private_pipe(node, Version::V2.into(), Duty::Monitor(key), preamble);
             if let Some(m) = self.monitor_mut(key) {
                 m.pipes.push((node, pipe));
             }

@@ -1,6 +1,6 @@
 //! The nodes: which one owns a slot, the pipes to them, and when they are dialled.
 //!
-//! Invariant: at most one shared pipe per (node, RESP version); a node that refuses dials or AUTH is
+//! Invariant: at most one shared pipe per (node, kind); a node that refuses dials or AUTH is
 //! tried again no sooner than its backoff says, whoever asks. A MOVED is believed at once; the
 //! watcher's next snapshot confirms or corrects it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -11,11 +11,11 @@ use crate::cluster::refresh::Reason;
 use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::CredentialState;
 use crate::key::Key;
-use crate::resp::Version;
 use crate::session::redirect::Trouble;
 use crate::session::window::NO_SLOT;
 use crate::upstream::backoff::Backoff;
 use crate::upstream::handshake::{Handshake, Refusal, RefusalKind, auth_frame};
+use crate::upstream::kind::{ByKind, Kind};
 use crate::upstream::pipe::{Duty, Entry, Pipe, Purpose, Returned, State};
 
 use super::request::entry;
@@ -25,10 +25,10 @@ use super::{Alarm, Dial, Hub, Troubled};
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) addr: NodeAddr,
-    /// Shared pipes by RESP version.
-    pipes: [Key; 2],
-    /// Leases nobody holds, by RESP version.
-    pub(super) idle: [Vec<Key>; 2],
+    /// Shared pipes.
+    pipes: ByKind<Key>,
+    /// Leases nobody holds, oldest first.
+    pub(super) idle: Vec<(Kind, Key)>,
     backoff: Backoff,
     next_dial: u64,
     last_error: Option<Arc<str>>,
@@ -126,8 +126,8 @@ impl Hub {
         let n = self.nodes.len() as u16;
         self.nodes.push(Node {
             addr: addr.clone(),
-            pipes: [Key::NONE; 2],
-            idle: [Vec::new(), Vec::new()],
+            pipes: ByKind::new(Key::NONE),
+            idle: Vec::new(),
             backoff: Backoff::new(self.settings.auth_backoff_min, self.settings.auth_backoff_max),
             next_dial: 0,
             last_error: None,
@@ -138,16 +138,16 @@ impl Hub {
 
     /// The pipe for commands of a slot; `None` when no node is known for it.
     #[inline]
-    pub(super) fn pipe_for(&mut self, session: Key, slot: u16, version: Version) -> Option<Key> {
+    pub(super) fn pipe_for(&mut self, session: Key, slot: u16, kind: Kind) -> Option<Key> {
         let node = match self.routes.get(usize::from(slot)) {
             Some(&node) => node,
             None => self.any_node(session)?,
         };
-        let pipe = self.nodes.get(usize::from(node))?.pipes[version.index()];
-        if self.pipes.get(pipe).is_some() {
-            return Some(pipe);
+        let pipe = self.nodes.get(usize::from(node))?.pipes.get(kind);
+        match pipe {
+            Some(pipe) if self.pipes.get(pipe).is_some() => Some(pipe),
+            _ => Some(self.pipe_to(node, kind)),
         }
-        Some(self.pipe_to(node, version))
     }
 
     /// The node for commands without a key: always the same one for a session, so that its PUBLISHes
@@ -160,16 +160,17 @@ impl Hub {
     }
 
     /// The shared pipe to a node, made if there is none.
-    pub(super) fn pipe_to(&mut self, node: u16, version: Version) -> Key {
+    pub(super) fn pipe_to(&mut self, node: u16, kind: Kind) -> Key {
         let at = usize::from(node);
-        let known = self.nodes[at].pipes[version.index()];
-        if self.pipes.get(known).is_some() {
+        if let Some(known) = self.nodes[at].pipes.get(kind)
+            && self.pipes.get(known).is_some()
+        {
             return known;
         }
         let now = self.now;
-        let key = self.pipes.insert_with(|_| Pipe::new(node, version, false, now));
+        let key = self.pipes.insert_with(|_| Pipe::new(node, kind, now));
         self.counters.pipes_connecting += 1;
-        self.nodes[at].pipes[version.index()] = key;
+        self.nodes[at].pipes.set(kind, key);
         self.try_dial(key);
         key
     }
@@ -205,8 +206,7 @@ impl Hub {
             return;
         };
         self.counters.dials_ok += 1;
-        let (mut handshake, mut bytes) =
-            Handshake::begin(pipe.version, credential.as_deref(), pipe.readonly);
+        let (mut handshake, mut bytes) = Handshake::begin(pipe.kind, credential.as_deref());
         if let Some(preamble) = &pipe.preamble {
             bytes.reserve_exact(preamble.len());
             handshake.then(preamble, &mut bytes);
@@ -279,10 +279,10 @@ impl Hub {
         pipe.retiring = true;
         self.retiring += 1;
         self.counters.pipes_retiring += 1;
-        let (node, version) = (pipe.node, pipe.version);
-        let next = self.pipes.insert_with(|_| Pipe::new(node, version, false, now));
+        let (node, kind) = (pipe.node, pipe.kind);
+        let next = self.pipes.insert_with(|_| Pipe::new(node, kind, now));
         self.counters.pipes_connecting += 1;
-        self.nodes[usize::from(node)].pipes[version.index()] = next;
+        self.nodes[usize::from(node)].pipes.set(kind, next);
         self.try_dial(next);
     }
 
@@ -316,7 +316,10 @@ impl Hub {
                 }
                 return self.dial_failed(key, &refusal.text);
             }
-            RefusalKind::IamOther | RefusalKind::Loading | RefusalKind::Other => {
+            RefusalKind::IamOther
+            | RefusalKind::Loading
+            | RefusalKind::NoDatabase
+            | RefusalKind::Other => {
                 self.counters.auth_other += 1;
                 ""
             }
@@ -373,9 +376,9 @@ impl Hub {
         }
         let known = &mut self.nodes[usize::from(node)];
         if pipe.duty == Duty::Lease {
-            known.idle[pipe.version.index()].retain(|k| *k != key);
-        } else if known.pipes[pipe.version.index()] == key {
-            known.pipes[pipe.version.index()] = Key::NONE;
+            known.idle.retain(|(_, k)| *k != key);
+        } else {
+            known.pipes.forget(pipe.kind, key, Key::NONE);
         }
         self.retiring -= u32::from(pipe.retiring);
         self.counters.pipes_retiring -= u64::from(pipe.retiring);

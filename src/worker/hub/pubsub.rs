@@ -28,6 +28,7 @@ use crate::session::local;
 use crate::session::redirect::Trouble;
 use crate::session::subscriptions::{Kind, Push, Waiting, read_push};
 use crate::session::window::{NO_SLOT, Reply};
+use crate::upstream::kind::Kind as PipeKind;
 use crate::upstream::pipe::{Duty, Entry, Pipe, Purpose, State};
 
 use super::request::entry;
@@ -309,7 +310,7 @@ impl Hub {
         if let Some(&(_, pipe)) = self.topics.pipes.iter().find(|(n, _)| *n == node) {
             return pipe;
         }
-        let pipe = self.private_pipe(node, Version::V3, Duty::Subscriber, None);
+        let pipe = self.private_pipe(node, Version::V3.into(), Duty::Subscriber, None);
         self.topics.pipes.push((node, pipe));
         pipe
     }
@@ -318,11 +319,11 @@ impl Hub {
     pub(super) fn private_pipe(
         &mut self,
         node: u16,
-        version: Version,
+        kind: PipeKind,
         duty: Duty,
         preamble: Option<Bytes>,
     ) -> Key {
-        let mut pipe = Pipe::new(node, version, false, self.now);
+        let mut pipe = Pipe::new(node, kind, self.now);
         pipe.duty = duty;
         pipe.preamble = preamble;
         let key = self.pipes.insert_with(|_| pipe);

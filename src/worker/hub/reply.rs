@@ -288,7 +288,7 @@ impl Hub {
             return true;
         }
         if row.name == "config|get" && is_refusal(line) {
-            let version = p.version;
+            let version = p.kind.version;
             let Some(frame) = p.request_of(entry) else {
                 return false;
             };

@@ -543,11 +543,11 @@ impl Hub {
         if s.fences.as_deref().is_some_and(|f| f.holds(slot)) {
             return Place::Behind(0);
         }
-        let version = s.version;
+        let kind = s.kind();
         let pipe = if s.tracks() {
             self.tracking_pipe_for(key, slot)
         } else {
-            self.pipe_for(key, slot, version)
+            self.pipe_for(key, slot, kind)
         };
         let Some(pipe) = pipe else {
             return Place::Nowhere;

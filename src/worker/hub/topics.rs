@@ -272,3 +272,136 @@ impl Topics {
         self.surplus(Kind::Channel, channel) + by_pattern
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(n: u32) -> Key {
+        Key::new(n, 1)
+    }
+
+    /// What happens to one worker whose nodes answer in order.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Subscribe(u32, u8),
+        Leave(u32, u8),
+        /// The oldest question of a pipe is answered.
+        Answer(bool),
+        /// A pipe is lost, with all questions.
+        Lose(bool),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            3 => (0u32..4, 0u8..5).prop_map(|(s, n)| Event::Subscribe(s, n)),
+            3 => (0u32..4, 0u8..5).prop_map(|(s, n)| Event::Leave(s, n)),
+            4 => any::<bool>().prop_map(Event::Answer),
+            1 => any::<bool>().prop_map(Event::Lose),
+        ]
+    }
+
+    proptest! {
+        /// A topic that counts as confirmed is one its pipe's node is subscribed to, and in the end
+        /// the nodes are subscribed to exactly what somebody hears.
+        #[test]
+        fn confirmed_is_what_the_node_knows(events in proptest::collection::vec(event(), 1..120)) {
+            let mut topics = Topics::default();
+            let mut heard: BTreeSet<(u32, u8)> = BTreeSet::new();
+            // By pipe: questions on their way, and what the node is subscribed to.
+            let mut asked: [VecDeque<(bool, Vec<u8>)>; 2] = Default::default();
+            let mut node: [BTreeSet<u8>; 2] = Default::default();
+            let mut generation = [0u32, 0];
+            let pipe = |i: usize, generation: &[u32; 2]| Key::new(100 + i as u32, generation[i] + 1);
+            let settle = |topics: &mut Topics, asked: &mut [VecDeque<(bool, Vec<u8>)>; 2], generation: &[u32; 2]| {
+                for (kind, name) in std::mem::take(&mut topics.homeless) {
+                    if topics.get(kind, &name).is_some_and(|t| t.pipe == Key::NONE) {
+                        let i = usize::from(name[0] % 2);
+                        topics.ask(pipe(i, generation), kind, true, vec![name.clone()]);
+                        asked[i].push_back((true, vec![name[0]]));
+                    }
+                }
+            };
+            let answer = |topics: &mut Topics, i: usize, asked: &mut [VecDeque<(bool, Vec<u8>)>; 2], node: &mut [BTreeSet<u8>; 2], generation: &[u32; 2]| {
+                let Some((subscribe, names)) = asked[i].pop_front() else { return };
+                for name in names {
+                    if subscribe { node[i].insert(name); } else { node[i].remove(&name); }
+                    topics.confirm(pipe(i, generation), Kind::Channel, subscribe, &[name]);
+                }
+            };
+            for e in events {
+                match e {
+                    Event::Subscribe(s, n) => {
+                        if heard.insert((s, n)) {
+                            let name = Bytes::copy_from_slice(&[n]);
+                            topics.wait(Kind::Channel, &name, key(s));
+                            topics.hear(Kind::Channel, &name, key(s));
+                        }
+                    }
+                    Event::Leave(s, n) => {
+                        heard.remove(&(s, n));
+                        if let Some(p) = topics.leave(Kind::Channel, &[n], key(s)) {
+                            let i = usize::from(n % 2);
+                            prop_assert_eq!(p, pipe(i, &generation));
+                            topics.ask(p, Kind::Channel, false, vec![Bytes::copy_from_slice(&[n])]);
+                            asked[i].push_back((false, vec![n]));
+                        }
+                    }
+                    Event::Answer(i) => answer(&mut topics, usize::from(i), &mut asked, &mut node, &generation),
+                    Event::Lose(i) => {
+                        let i = usize::from(i);
+                        topics.lose(pipe(i, &generation));
+                        asked[i].clear();
+                        node[i].clear();
+                        generation[i] += 1;
+                    }
+                }
+                settle(&mut topics, &mut asked, &generation);
+                for (name, topic) in topics.of(Kind::Channel) {
+                    let i = usize::from(name[0] % 2);
+                    prop_assert_eq!(topic.pipe, pipe(i, &generation));
+                    if topic.confirmed {
+                        let ended = asked[i].iter().any(|(sub, names)| !sub && names == &[name[0]]);
+                        prop_assert!(node[i].contains(&name[0]) && !ended);
+                    }
+                }
+            }
+            for i in [0, 1] {
+                while !asked[i].is_empty() {
+                    answer(&mut topics, i, &mut asked, &mut node, &generation);
+                }
+                let want: BTreeSet<u8> = heard.iter().map(|(_, n)| *n).filter(|n| usize::from(n % 2) == i).collect();
+                prop_assert_eq!(&node[i], &want);
+            }
+            for (name, topic) in topics.of(Kind::Channel) {
+                prop_assert!(topic.confirmed);
+                let sessions: BTreeSet<Key> = topic.subscribers.iter().copied().collect();
+                let want: BTreeSet<Key> = heard.iter().filter(|(_, n)| *n == name[0]).map(|(s, _)| key(*s)).collect();
+                prop_assert_eq!(sessions, want);
+            }
+        }
+    }
+
+    #[test]
+    fn names_the_node_gave_up_are_told_apart_from_those_that_were_left() {
+        let mut topics = Topics::default();
+        let name = Bytes::from_static(b"c");
+        assert!(topics.wait(Kind::Shard, &name, key(1)));
+        topics.ask(key(9), Kind::Shard, true, vec![name.clone()]);
+        assert!(matches!(topics.confirm(key(9), Kind::Shard, false, b"c"), Answered::Unasked));
+        let whole = topics.confirm(key(9), Kind::Shard, true, b"c");
+        assert!(matches!(whole, Answered::Whole(Kind::Shard, names) if names == [name.clone()]));
+        topics.hear(Kind::Shard, b"c", key(1));
+        topics.hear(Kind::Shard, b"c", key(2));
+        assert_eq!(topics.surplus(Kind::Shard, b"c"), 1);
+        topics.ask(key(9), Kind::Shard, true, vec![name.clone()]);
+        let refused = topics.refuse(key(9));
+        assert!(
+            refused.is_some() && topics.get(Kind::Shard, b"c").is_some_and(|t| t.pipe == Key::NONE)
+        );
+        assert!(topics.homeless.iter().all(|_| topics.get(Kind::Shard, b"c").is_some()));
+    }
+}

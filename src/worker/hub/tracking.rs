@@ -135,7 +135,11 @@ impl Hub {
 
     /// The session's own pipe to `node`.
     pub(super) fn tracking_pipe(&mut self, session: Key, node: u16) -> Key {
-        let Some(t) = self.sessions.get(session).and_then(|s| s.tracking()) else {
+        let Some(s) = self.sessions.get(session) else {
+            return Key::NONE;
+        };
+        let kind = s.kind();
+        let Some(t) = s.tracking() else {
             return Key::NONE;
         };
         if let Some(&(_, pipe)) = t.pipes.iter().find(|(n, _)| *n == node) {
@@ -143,7 +147,7 @@ impl Hub {
         }
         let preamble = Bytes::from(t.options.command());
         let duty = Duty::Tracking(session);
-        let pipe = self.private_pipe(node, Version::V3, duty, Some(preamble));
+        let pipe = self.private_pipe(node, kind, duty, Some(preamble));
         if let Some(t) = self.sessions.get_mut(session).and_then(|s| s.tracking_mut()) {
             t.pipes.push((node, pipe));
         }

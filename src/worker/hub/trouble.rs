@@ -8,10 +8,10 @@ use crate::cluster::refresh::Reason;
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::spec::{Handler, Transaction, flag};
 use crate::key::Key;
-use crate::resp::Version;
 use crate::resp::request::{Request, fill_args};
 use crate::session::fence::{Held, Ready, Target};
 use crate::session::redirect::{Action, Facts, Failure, Trouble, Wait, decide};
+use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Entry, Purpose};
 
 use super::request::{block_entry, entry};
@@ -235,7 +235,7 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
-        let (version, tracks) = (s.version, s.tracks());
+        let (kind, tracks) = (s.kind(), s.tracks());
         if self.is_expired(session, held.ticket) {
             return self.trouble_held(session, held);
         }
@@ -247,13 +247,13 @@ impl Hub {
         let pipe = match held.target {
             Target::Route if leased => {
                 let node = self.routes.get(usize::from(slot)).copied();
-                node.filter(|&n| n != UNASSIGNED).map(|n| self.lend(session, &held, n, version))
+                node.filter(|&n| n != UNASSIGNED).map(|n| self.lend(session, &held, n, kind))
             }
-            Target::Ask(node) if leased => Some(self.lend(session, &held, node, version)),
+            Target::Ask(node) if leased => Some(self.lend(session, &held, node, kind)),
             Target::Route if tracks => self.tracking_pipe_for(session, slot),
             Target::Ask(node) if tracks => Some(self.tracking_pipe(session, node)),
-            Target::Route => self.pipe_for(session, slot, version),
-            Target::Ask(node) => Some(self.pipe_to(node, version)),
+            Target::Route => self.pipe_for(session, slot, kind),
+            Target::Ask(node) => Some(self.pipe_to(node, kind)),
         };
         let Some(pipe) = pipe else {
             // Without a node there is nothing to be said but that; the delay is its own.
@@ -277,12 +277,12 @@ impl Hub {
     }
 
     /// A connection of its own for a held command that had one before.
-    fn lend(&mut self, session: Key, held: &Held, node: u16, version: Version) -> Key {
+    fn lend(&mut self, session: Key, held: &Held, node: u16, kind: Kind) -> Key {
         let row = self.sessions.get(session).and_then(|s| s.window.row(held.ticket));
         if row.is_some_and(|r| r.handler == Handler::Transaction(Transaction::Watch)) {
-            return self.lease(session, node, version);
+            return self.lease(session, node, kind);
         }
-        let pipe = self.borrow(node, version);
+        let pipe = self.borrow(node, kind);
         if let Some(row) = row {
             // Of a block only the last command may block; it stands behind a PING.
             let frame = held.frame.strip_prefix(b"*1\r\n$4\r\nPING\r\n").unwrap_or(&held.frame);
