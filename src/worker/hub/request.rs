@@ -185,9 +185,15 @@ impl Hub {
             return true;
         }
         let row = find_row(request);
-        if self.sessions.get(key).is_some_and(|s| s.transaction.is_some()) {
+        let Some(s) = self.sessions.get(key) else {
+            return true;
+        };
+        if s.transaction.is_some() {
             self.counters.commands += 1;
             return self.request_in_multi(key, row, request);
+        }
+        if s.fences.is_some() && self.waits_for_fences(key, row, request) {
+            return false;
         }
         let Some(row) = row else {
             // Newer servers and modules know more names than we do; the server's word counts. The
