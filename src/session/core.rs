@@ -58,6 +58,15 @@ pub struct Profile {
     pub lib_version: Vec<u8>,
 }
 
+/// The times of a blocking command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// It waits no longer than to this time (ms of the worker's clock; `u64::MAX`: for ever).
+    pub until: u64,
+    /// When it was sent last.
+    pub sent_at: u64,
+}
+
 /// See the module header.
 #[derive(Debug)]
 pub struct Session {
@@ -95,6 +104,8 @@ pub struct Session {
     pub blocked: bool,
     /// What it hears without asking; nearly always nothing.
     pub streams: Option<Box<Streams>>,
+    /// How long that may take.
+    pub wait: Option<Box<Wait>>,
     /// A connection of its own, on which it WATCHes.
     pub lease: Option<Key>,
     /// How it ends.
@@ -131,6 +142,7 @@ impl Session {
             scan: None,
             streams: None,
             blocked: false,
+            wait: None,
             closing: Closing::No,
             profile: Box::new(profile),
             dirty: false,

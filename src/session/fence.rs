@@ -7,6 +7,10 @@
 //! likewise while older ones are in flight elsewhere. Invariant: a slot's held commands leave in ticket
 //! order, and none leaves while a command of the slot is in flight outside of it.
 //!
+//! A block (MULTI … EXEC) is fenced as soon as it is sent: a node that has one of its keys and not
+//! the others refuses the block, but not a later command for the key it has. What follows a block
+//! waits until that is answered.
+//!
 //! Limit: commands already in flight behind a redirected one may run before it when the server
 //! redirects by key (ASK, TRYAGAIN) and theirs is a different key of the same slot.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -46,13 +50,20 @@ pub struct Held {
     pub why: Option<(Trouble, u16, Arc<str>)>,
 }
 
+impl Held {
+    /// True for a block: what follows must not be sent before it is answered.
+    fn is_block(&self) -> bool {
+        self.replies > 1
+    }
+}
+
 #[derive(Debug, Default)]
 struct Fence {
     /// Commands of the slot in flight that were not sent by the fence.
     outstanding: u32,
     /// The held command that was sent alone and is not answered yet.
     probe: Option<(u32, u16, Target)>,
-    /// The last probe was answered: what goes the same way may follow together.
+    /// What was sent last this way was answered: what goes the same way may follow together.
     proven: Option<Target>,
     queue: VecDeque<Held>,
 }
@@ -97,6 +108,12 @@ impl Fences {
         self.slots.entry(slot).or_insert(Fence { outstanding, ..Fence::default() });
     }
 
+    /// Fences a slot behind a block that was just sent, the last of `outstanding` commands in flight.
+    pub fn raise_behind_block(&mut self, slot: u16, outstanding: u32) {
+        let proven = Some(Target::Route);
+        self.slots.entry(slot).or_insert(Fence { outstanding, proven, ..Fence::default() });
+    }
+
     /// Queues a new command behind a fence.
     pub fn queue(&mut self, slot: u16, held: Held) {
         self.slots.entry(slot).or_default().queue.push_back(held);
@@ -120,15 +137,17 @@ impl Fences {
         self.slots.entry(slot).or_default().insert(held);
     }
 
-    /// Notes that a command of the slot got its final reply.
-    pub fn answered(&mut self, slot: u16, ticket: u32, part: u16) {
-        if let Some(fence) = self.slots.get_mut(&slot) {
-            if fence.is_probe(ticket, part) {
-                fence.proven = fence.probe.take().map(|(_, _, target)| target);
-            } else {
-                fence.outstanding = fence.outstanding.saturating_sub(1);
-            }
+    /// Notes that a command of the slot got its final reply. True: see whether something may leave.
+    pub fn answered(&mut self, slot: u16, ticket: u32, part: u16) -> bool {
+        let Some(fence) = self.slots.get_mut(&slot) else {
+            return false;
+        };
+        if fence.is_probe(ticket, part) {
+            fence.proven = fence.probe.take().map(|(_, _, target)| target);
+        } else {
+            fence.outstanding = fence.outstanding.saturating_sub(1);
         }
+        fence.probe.is_none() && fence.outstanding == 0
     }
 
     /// What may leave now; the caller sends it, or gives it back with [`Fences::take_back`].
@@ -144,13 +163,17 @@ impl Fences {
             return Ready::Nothing;
         };
         if let Some(way) = fence.proven.take_if(|way| *way == head.target) {
-            let n = fence.queue.iter().take_while(|h| h.target == way).count();
+            let same = || fence.queue.iter().take_while(|h| h.target == way);
+            let block = same().position(Held::is_block);
+            let n = block.map_or_else(|| same().count(), |at| at + 1);
             let batch: Vec<Held> = fence.queue.drain(..n).collect();
-            if way == Target::Route && fence.queue.is_empty() {
+            if way == Target::Route && fence.queue.is_empty() && block.is_none() {
                 self.slots.remove(&slot);
             } else {
-                // What went by ASK must be home before the next may go by the slot map.
+                // What went by ASK must be home before the next may go by the slot map, and so must
+                // a block before anything.
                 fence.outstanding = n as u32;
+                fence.proven = block.map(|_| way);
             }
             return Ready::Batch(batch);
         }

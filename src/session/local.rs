@@ -5,7 +5,7 @@
 //! node, and a client's AUTH password is neither checked, kept nor forwarded.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::command::spec::{Local, Row};
+use crate::command::spec::{Handler, Local, Row};
 use crate::resp::Version;
 use crate::resp::encode;
 use crate::resp::request::Request;
@@ -90,22 +90,56 @@ pub fn block_timeout_ms(row: &Row, request: &Request<'_>) -> Option<u64> {
         let s: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
         (0.0..1e15).contains(&s).then(|| (s * 1000.0).ceil() as u64)
     };
-    match row.name {
-        "blmpop" | "bzmpop" => seconds(request.arg(1)),
-        "wait" => u64::try_from(parse_int(request.arg(2))?).ok(),
-        "waitaof" => u64::try_from(parse_int(request.arg(3))?).ok(),
+    match timeout_place(row, request)? {
+        (at, 1000) => seconds(request.arg(at)),
+        (at, _) => u64::try_from(parse_int(request.arg(at))?).ok(),
+    }
+}
+
+/// Where a blocking command's timeout stands, and how many ms its unit has.
+fn timeout_place(row: &Row, request: &Request<'_>) -> Option<(usize, u64)> {
+    Some(match row.name {
+        "blmpop" | "bzmpop" => (1, 1000),
+        "wait" => (2, 1),
+        "waitaof" => (3, 1),
         "xread" | "xreadgroup" => {
             let at = (1..request.len()).find(|&i| request.arg(i).eq_ignore_ascii_case(b"BLOCK"))?;
-            u64::try_from(parse_int(request.arg(at + 1))?).ok()
+            (at + 1, 1)
         }
-        _ => seconds(request.arg(request.len().checked_sub(1)?)),
+        _ => (request.len().checked_sub(1)?, 1000),
+    })
+}
+
+/// Writes a blocking command again with so many ms as its timeout; 1 at least, as 0 is for ever.
+pub fn with_timeout(row: &Row, request: &Request<'_>, ms: u64, out: &mut Vec<u8>) {
+    let place = timeout_place(row, request);
+    let ms = ms.max(1);
+    let text = match place {
+        Some((_, 1000)) => format!("{}.{:03}", ms / 1000, ms % 1000),
+        _ => ms.to_string(),
+    };
+    let args: Vec<&[u8]> = (0..request.len())
+        .map(
+            |i| if place.is_some_and(|(at, _)| at == i) { text.as_bytes() } else { request.arg(i) },
+        )
+        .collect();
+    encode::command(out, &args);
+}
+
+/// What a server says when a blocking command has waited in vain; `None`: it has to be asked, as WAIT
+/// answers with a number.
+pub fn waited_in_vain(row: &Row, version: Version) -> Option<&'static [u8]> {
+    match (row.handler, version) {
+        (Handler::Blocking, Version::V2) => Some(b"*-1\r\n"),
+        (Handler::Blocking, Version::V3) => Some(b"_\r\n"),
+        _ => None,
     }
 }
 
 /// The error reply for a command the proxy cannot carry.
 pub fn not_supported(row: &Row) -> String {
     let name = row.name.replace('|', " ");
-    if row.handler == crate::command::spec::Handler::Refused {
+    if row.handler == Handler::Refused {
         return format!(
             "ERR memorystore-auth-proxy: '{name}' concerns one node of the cluster behind the proxy, which has no \
              meaning here; the command was not executed"

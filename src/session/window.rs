@@ -238,6 +238,13 @@ impl Window {
         self.at(ticket).map(|p| p.since)
     }
 
+    /// A command's time begins anew.
+    pub fn restart(&mut self, ticket: u32, now: u64) {
+        if let Some(p) = self.pending.get_mut(ticket.wrapping_sub(self.base) as usize) {
+            p.since = now as u32;
+        }
+    }
+
     /// The table row of a command that waits for a reply.
     pub fn row(&self, ticket: u32) -> Option<&'static Row> {
         self.at(ticket)?.row

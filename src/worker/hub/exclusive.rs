@@ -7,13 +7,17 @@
 //! shared pipes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use bytes::Bytes;
+
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
 use crate::command::merge::Merge;
 use crate::command::spec::{Handler, Local, Row, Transaction as Tx, flag};
 use crate::key::Key;
 use crate::resp::Version;
-use crate::resp::request::Request;
+use crate::resp::request::{Request, fill_args};
+use crate::session::core::Wait;
+use crate::session::fence::Held;
 use crate::session::local;
 use crate::session::transaction::Transaction;
 use crate::session::window::NO_SLOT;
@@ -21,6 +25,9 @@ use crate::upstream::pipe::State;
 
 use super::Hub;
 use super::request::block_entry;
+
+/// What stands before WAIT: see `gather`.
+pub(super) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 
@@ -142,6 +149,8 @@ impl Hub {
         }
         if !local::arity_fits(row, request.len()) {
             self.refuse_queued(key, &local::wrong_arity(row.name));
+        } else if row.container && request.len() > 1 {
+            self.refuse_queued(key, &local::bare_container(row, request));
         } else if row.flags & flag::NO_MULTI != 0 {
             self.refuse_queued(key, "ERR Command not allowed inside a transaction");
         } else if !may_be_queued(row.handler) {
@@ -217,8 +226,40 @@ impl Hub {
             let block = transaction.into_block();
             let request = Request::new(&block.frame, Some(&block.frame), &[]);
             self.dispatch(key, Some(row), block.slot, &request, block.replies);
+            self.fence_block(key, block.slot);
         }
         true
+    }
+
+    /// Has later commands of the slot wait for the block that was just sent.
+    fn fence_block(&mut self, key: Key, slot: u16) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if slot == NO_SLOT || s.fences.as_deref().is_some_and(|f| f.holds(slot)) {
+            return;
+        }
+        let outstanding = s.in_flight_of(slot);
+        s.fences.get_or_insert_default().raise_behind_block(slot, outstanding);
+    }
+
+    /// True when a command that looks at all keys, or at all that a script may, has to wait: commands
+    /// before it may stand behind a fence, and it must not overtake them.
+    #[cold]
+    pub(super) fn waits_for_fences(
+        &mut self,
+        key: Key,
+        row: Option<&'static Row>,
+        request: &Request<'_>,
+    ) -> bool {
+        let sees_all = row.is_some_and(|row| match row.handler {
+            Handler::Gather(_) => true,
+            Handler::Forward | Handler::Script => {
+                matches!(keys::key_slot(row, request), KeySlot::None)
+            }
+            _ => false,
+        });
+        sees_all && self.must_be_alone(key)
     }
 
     /// EXEC on the connection that WATCHes.
@@ -342,6 +383,10 @@ impl Hub {
         };
         let kind = s.kind();
         s.alone = true;
+        s.wait = match loan {
+            Loan::Watch => None,
+            Loan::OneCommand => wait_of(row, request, now),
+        };
         let ticket = s.window.open(Some(row), slot, Key::NONE, request.frame.len(), now);
         if let Some(leg) = s.window.leg_mut(ticket, 0) {
             leg.leased = true;
@@ -356,7 +401,7 @@ impl Hub {
         if let Some(leg) = self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, 0)) {
             leg.pipe = lease;
         }
-        self.allow_silence(lease, row, request);
+        self.allow_silence(key, lease);
         self.push(lease, block_entry(key, ticket, 0, 1), request);
     }
 
@@ -379,6 +424,7 @@ impl Hub {
         let (version, kind) = (s.version, s.kind());
         s.alone = true;
         s.blocked = true;
+        s.wait = wait_of(row, request, now);
         let ticket = s.window.open_parts(Some(row), slots, merge, version, frame.len(), now);
         for (i, &slot) in slots.iter().enumerate() {
             let part = i as u16;
@@ -395,7 +441,7 @@ impl Hub {
                     self.no_route(key, ticket, part, frame, replies);
                 }
                 Some(pipe) => {
-                    self.allow_silence(pipe, row, request);
+                    self.allow_silence(key, pipe);
                     let entry = block_entry(key, ticket, part, replies);
                     self.push(pipe, entry, &Request::new(frame, None, &[]));
                 }
@@ -403,16 +449,35 @@ impl Hub {
         }
     }
 
-    /// Lets a blocking command be silent for as long as it asked for.
-    pub(super) fn allow_silence(&mut self, lease: Key, row: &Row, request: &Request<'_>) {
+    /// Lets a connection that takes a blocking command now be silent for as long as that may wait.
+    pub(super) fn allow_silence(&mut self, session: Key, lease: Key) {
         let now = self.now;
+        let wait = self.sessions.get_mut(session).and_then(|s| s.wait.as_deref_mut());
+        let until = wait.map_or(0, |w| {
+            w.sent_at = now;
+            w.until
+        });
         if let Some(p) = self.pipes.get_mut(lease) {
-            p.silent_until = match local::block_timeout_ms(row, request) {
-                None => 0,
-                Some(0) => u64::MAX,
-                Some(ms) => now.saturating_add(ms),
-            };
+            p.silent_until = until;
         }
+    }
+
+    /// The frame of a blocking command that is sent again: it waits for the rest of its time.
+    pub(super) fn for_the_rest(&self, session: Key, held: &Held) -> Bytes {
+        let s = self.sessions.get(session);
+        let until = s.and_then(|s| s.wait.as_deref()).map_or(u64::MAX, |w| w.until);
+        let Some(row) = s.and_then(|s| s.window.row(held.ticket)).filter(|_| until != u64::MAX)
+        else {
+            return held.frame.clone();
+        };
+        // Of a block only the last command may block; it stands behind a PING.
+        let blocking = held.frame.strip_prefix(PING).unwrap_or(&held.frame);
+        let mut out = held.frame[..held.frame.len() - blocking.len()].to_vec();
+        let mut args = Vec::new();
+        fill_args(blocking, &mut args);
+        let left = until.saturating_sub(self.now);
+        local::with_timeout(row, &Request::new(blocking, None, &args), left, &mut out);
+        out.into()
     }
 
     /// The command that ran alone is answered: the session goes on.
@@ -422,6 +487,7 @@ impl Hub {
         };
         s.alone = false;
         s.blocked = false;
+        s.wait = None;
         if !s.resuming {
             s.resuming = true;
             self.resuming.push(key);
@@ -435,6 +501,15 @@ impl Hub {
         self.end_lease(key);
         self.deliver(&block_entry(key, ticket, 0, 1), crate::session::window::Reply::Borrowed(nil));
     }
+}
+
+/// When a blocking command has to be answered; `None`: it is not well formed, and will be at once.
+fn wait_of(row: &Row, request: &Request<'_>, now: u64) -> Option<Box<Wait>> {
+    let until = match local::block_timeout_ms(row, request)? {
+        0 => u64::MAX,
+        ms => now.saturating_add(ms),
+    };
+    Some(Box::new(Wait { until, sent_at: now }))
 }
 
 /// For how long a connection is taken.

@@ -138,7 +138,7 @@ impl Hub {
             ResponsePolicy::AggMin => Merge::Min,
             _ => Merge::Concat,
         };
-        let mut frame = b"*1\r\n$4\r\nPING\r\n".to_vec();
+        let mut frame = super::exclusive::PING.to_vec();
         frame.extend_from_slice(request.frame);
         self.dispatch_parts_leased(key, row, &slots, merge, &frame, 2, request);
         true

@@ -26,6 +26,8 @@ mod sim;
 mod topics;
 mod tracking;
 mod trouble;
+#[cfg(test)]
+mod wait_tests;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -45,7 +47,7 @@ use crate::session::redirect::Trouble;
 use crate::session::scan::Scans;
 use crate::session::scripts::Scripts;
 use crate::session::streams::Streams;
-use crate::upstream::pipe::Pipe;
+use crate::upstream::pipe::{Entry, Pipe};
 
 use nodes::Node;
 pub use nodes::NodeStatus;
@@ -223,6 +225,8 @@ pub struct Hub {
     listening: bool,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
+    /// Fences with nothing in flight any more.
+    unfenced: Vec<(Key, u16)>,
     resuming: Vec<Key>,
     args: Vec<ArgRange>,
     scratch: Vec<u8>,
@@ -268,6 +272,7 @@ impl Hub {
             listening: false,
             troubled: Vec::new(),
             fenced: Vec::new(),
+            unfenced: Vec::new(),
             resuming: Vec::new(),
             args: Vec::new(),
             scratch: Vec::new(),
@@ -415,6 +420,8 @@ impl Hub {
                 for troubled in std::mem::take(&mut self.troubled) {
                     self.handle(troubled);
                 }
+            } else if let Some((key, slot)) = self.unfenced.pop() {
+                self.pump_fence(key, slot);
             } else if let Some(key) = self.fenced.pop() {
                 self.pump_fences(key);
             } else if self.topics.dirty {
@@ -424,6 +431,8 @@ impl Hub {
             } else if let Some(key) = self.resuming.pop() {
                 if let Some(s) = self.sessions.get_mut(key) {
                     s.resuming = false;
+                    // A command that still has to wait says so again.
+                    s.waits_for_empty = false;
                     self.parse_input(key);
                     self.work.readable.push(key);
                 }
@@ -479,10 +488,9 @@ impl Hub {
                 || matches!(pipe.state, crate::upstream::pipe::State::Handshaking(_));
             match pipe.state {
                 crate::upstream::pipe::State::Ready => {
-                    if self.now >= pipe.silent_until
-                        && pipe.awaits_reply()
-                        && self.now.saturating_sub(pipe.progress_at) >= op_timeout
-                    {
+                    // A command that blocks has its own time first, then that of any other.
+                    let quiet_since = pipe.progress_at.max(pipe.silent_until);
+                    if pipe.awaits_reply() && self.now.saturating_sub(quiet_since) >= op_timeout {
                         stalled.push((key, "no reply within --op-timeout"));
                     }
                 }
@@ -492,7 +500,10 @@ impl Hub {
                     stalled.push((key, "no answer to AUTH within --connect-timeout"));
                 }
                 _ => {
-                    if pipe.entries().any(|e| self.is_expired(e.session, e.ticket)) {
+                    let late = |e: &Entry| {
+                        self.is_expired(e.session, e.ticket) || self.has_waited_out(e.session)
+                    };
+                    if pipe.entries().any(late) {
                         overdue.push(key);
                     }
                 }
@@ -519,6 +530,12 @@ impl Hub {
         };
         let age = (self.now as u32).wrapping_sub(since);
         u128::from(age) >= self.settings.op_timeout.as_millis()
+    }
+
+    /// True when the session's blocking command has waited as long as it asked for.
+    fn has_waited_out(&self, session: Key) -> bool {
+        let wait = self.sessions.get(session).and_then(|s| s.wait.as_deref());
+        wait.is_some_and(|w| w.until <= self.now)
     }
 
     fn hold(&mut self, session: Key, slot: u16, held: Held, outstanding: u32) {

@@ -165,9 +165,9 @@ impl Hub {
         self.counters.replies += 1;
         if let Some(f) = s.fences.as_deref_mut()
             && let Some(slot) = s.window.slot(entry.ticket, entry.part)
+            && f.answered(slot, entry.ticket, entry.part)
         {
-            f.answered(slot, entry.ticket, entry.part);
-            self.fenced.push(entry.session);
+            self.unfenced.push((entry.session, slot));
         }
         if s.out.unsent() > self.settings.max_client_output {
             // Redis's client-output-buffer-limit: a client that does not read is let go.

@@ -195,6 +195,9 @@ impl Hub {
             self.counters.commands += 1;
             return self.request_in_multi(key, row, request);
         }
+        if s.fences.is_some() && self.waits_for_fences(key, row, request) {
+            return false;
+        }
         self.request_as_usual(key, row, request)
     }
 
@@ -209,7 +212,7 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(key) else {
             return true;
         };
-        let in_multi = s.transaction.is_some();
+        let (in_multi, fenced) = (s.transaction.is_some(), s.fences.is_some());
         let (version, streams) = (s.version, s.streams.as_deref());
         if let Some(row) = row
             && local::arity_fits(row, request.len())
@@ -225,6 +228,8 @@ impl Hub {
         let done = if in_multi {
             self.counters.commands += 1;
             self.request_in_multi(key, row, request)
+        } else if fenced && self.waits_for_fences(key, row, request) {
+            false
         } else {
             self.request_as_usual(key, row, request)
         };

@@ -43,7 +43,6 @@ struct Slot {
 
 /// What a client sent and expects.
 struct Sent {
-    key: String,
     value: String,
     write: bool,
     /// Values of a transaction whose EXEC this is.
@@ -51,8 +50,8 @@ struct Sent {
 }
 
 impl Sent {
-    fn one(key: String, value: String, write: bool) -> Self {
-        Self { key, value, write, block: Vec::new() }
+    fn one(value: String, write: bool) -> Self {
+        Self { value, write, block: Vec::new() }
     }
 
     /// The reply when all goes well.
@@ -65,10 +64,8 @@ impl Sent {
     }
 
     /// Everything it writes.
-    fn writes(&self) -> Vec<(String, String)> {
-        let values =
-            if self.block.is_empty() { vec![self.value.clone()] } else { self.block.clone() };
-        values.into_iter().map(|v| (self.key.clone(), v)).collect()
+    fn writes(&self) -> Vec<String> {
+        if self.block.is_empty() { vec![self.value.clone()] } else { self.block.clone() }
     }
 }
 
@@ -92,8 +89,8 @@ struct Sim {
     clients: BTreeMap<Key, Client>,
     /// Every executed write: key → (session, value) in order of execution.
     executed: HashMap<String, Vec<(Key, String)>>,
-    acked: Vec<(String, String)>,
-    denied: Vec<(String, String)>,
+    acked: Vec<String>,
+    denied: Vec<String>,
     unknown: usize,
     auth: bool,
     /// Commands to print when a node sees them (SIM_TRACE, comma separated texts).
@@ -469,10 +466,11 @@ impl Sim {
         let mut bytes = Vec::new();
         let hot = self.rng.bool();
         for _ in 0..self.rng.usize(1..8) {
-            let k = key(if hot { 0 } else { self.rng.usize(0..KEYS) });
+            let i = if hot { self.rng.usize(0..2) } else { self.rng.usize(0..KEYS) };
+            let k = key(i);
             let write = self.rng.u32(0..3) > 0;
             if self.rng.u32(0..8) == 0 {
-                self.send_block(session, index, &k, &mut bytes);
+                self.send_block(session, index, i, &mut bytes);
                 continue;
             }
             let c = self.clients.get_mut(&session).expect("client");
@@ -480,11 +478,11 @@ impl Sim {
             c.next += 1;
             if write {
                 encode::command(&mut bytes, &["SET", &k, &value]);
-                c.sent.push_back(Sent::one(k, value, write));
+                c.sent.push_back(Sent::one(value, write));
             } else {
                 encode::command(&mut bytes, &["GET", &k]);
                 let value = key_value(k.as_bytes());
-                c.sent.push_back(Sent::one(k, value, write));
+                c.sent.push_back(Sent::one(value, write));
             }
         }
         let cut = self.rng.usize(0..=bytes.len());
@@ -492,22 +490,23 @@ impl Sim {
         self.hub.client_data(session, &bytes[cut..]);
     }
 
-    /// A transaction of two or three writes.
-    fn send_block(&mut self, session: Key, index: usize, k: &str, bytes: &mut Vec<u8>) {
+    /// A transaction of two or three writes to the keys of a slot.
+    fn send_block(&mut self, session: Key, index: usize, i: usize, bytes: &mut Vec<u8>) {
         let n = self.rng.usize(2..4);
         let c = self.clients.get_mut(&session).expect("client");
         encode::command(bytes, &["MULTI"]);
-        c.sent.push_back(Sent::one(String::new(), "OK".into(), false));
+        c.sent.push_back(Sent::one("OK".into(), false));
         let mut block = Vec::new();
         for _ in 0..n {
             let value = format!("{index}/{:06}", c.next);
             c.next += 1;
-            encode::command(bytes, &["SET", k, &value]);
-            c.sent.push_back(Sent::one(String::new(), "QUEUED".into(), false));
+            let k = key(if self.rng.bool() { i } else { i ^ 1 });
+            encode::command(bytes, &["SET", &k, &value]);
+            c.sent.push_back(Sent::one("QUEUED".into(), false));
             block.push(value);
         }
         encode::command(bytes, &["EXEC"]);
-        c.sent.push_back(Sent { key: k.into(), value: block[0].clone(), write: true, block });
+        c.sent.push_back(Sent { value: block[0].clone(), write: true, block });
     }
 
     /// One step of a slot's migration: begin, move a key, finish; or move it at once.
@@ -565,10 +564,10 @@ impl Sim {
                 m
             });
         assert!(executed.values().all(|&n| n == 1), "a write was executed twice");
-        for (_, value) in &self.acked {
+        for value in &self.acked {
             assert!(executed.contains_key(value.as_str()), "acknowledged {value} was not executed");
         }
-        for (_, value) in &self.denied {
+        for value in &self.denied {
             assert!(!executed.contains_key(value.as_str()), "{value} was executed after all");
         }
         for (key, log) in &self.executed {

@@ -8,9 +8,11 @@ use crate::cluster::refresh::Reason;
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::spec::{Handler, Transaction, flag};
 use crate::key::Key;
-use crate::resp::request::{Request, fill_args};
+use crate::resp::request::Request;
 use crate::session::fence::{Held, Ready, Target};
+use crate::session::local;
 use crate::session::redirect::{Action, Facts, Failure, Trouble, Wait, decide};
+use crate::session::window::Reply;
 use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Entry, Purpose};
 
@@ -23,10 +25,15 @@ const RETRY_MIN: u64 = 2;
 /// Longest delay between retries (ms).
 const RETRY_MAX: u64 = 300;
 
+/// A node that answers a blocking command after this time (ms) has not refused it: it blocked.
+const BLOCKED: u64 = 500;
+
 impl Hub {
     /// One troubled command.
     pub(super) fn handle(&mut self, mut t: Troubled) {
+        self.restart_blocked(&t);
         let expired = self.is_expired(t.session, t.ticket);
+        let waited_out = self.has_waited_out(t.session);
         let Some(s) = self.sessions.get_mut(t.session) else {
             return;
         };
@@ -51,9 +58,18 @@ impl Hub {
             max_redirects: self.settings.max_redirects,
             expired,
         };
-        match decide(t.trouble, facts) {
+        let action = decide(t.trouble, facts);
+        let ran = action == Action::Fail(Failure::MaybeExecuted);
+        if waited_out && !ran && self.answer_in_vain(t.session, t.ticket, t.part) {
+            return;
+        }
+        match action {
             Action::Fail(failure) => self.give_up(t, failure),
             Action::Retry { wait, refresh } => {
+                let s = self.sessions.get_mut(t.session);
+                let Some(p) = s.and_then(|s| s.window.leg_mut(t.ticket, t.part)) else {
+                    return;
+                };
                 p.attempts = p.attempts.saturating_add(1);
                 if matches!(t.trouble, Trouble::Moved | Trouble::Ask) {
                     p.redirects = p.redirects.saturating_add(1);
@@ -83,6 +99,35 @@ impl Hub {
                 self.put_behind_fence(t.session, slot, held);
             }
         }
+    }
+
+    /// A command that was blocked when its trouble came was not refused for all that time: only now
+    /// it begins to look for a node.
+    fn restart_blocked(&mut self, t: &Troubled) {
+        let patience = BLOCKED.min(self.settings.op_timeout.as_millis() as u64);
+        let Some(s) = self.sessions.get_mut(t.session) else {
+            return;
+        };
+        let was_sent = !matches!(t.trouble, Trouble::NoRoute | Trouble::Lost { sent: false });
+        let blocked = s.wait.as_deref().is_some_and(|w| self.now >= w.sent_at + patience);
+        if was_sent && blocked {
+            s.window.restart(t.ticket, self.now);
+            if let Some(leg) = s.window.leg_mut(t.ticket, t.part) {
+                leg.attempts = 0;
+                leg.redirects = 0;
+            }
+        }
+    }
+
+    /// The time of a blocking command is over while no node has it. False: only a server can answer.
+    fn answer_in_vain(&mut self, session: Key, ticket: u32, part: u16) -> bool {
+        let reply = self.sessions.get(session).and_then(|s| {
+            s.window.row(ticket).and_then(|row| local::waited_in_vain(row, s.version))
+        });
+        if let Some(reply) = reply {
+            self.deliver(&entry(session, ticket, part), Reply::Borrowed(reply));
+        }
+        reply.is_some()
     }
 
     fn put_behind_fence(&mut self, session: Key, slot: u16, held: Held) {
@@ -236,8 +281,14 @@ impl Hub {
             return;
         };
         let (kind, tracks) = (s.kind(), s.tracks());
+        if self.has_waited_out(session) && self.answer_in_vain(session, held.ticket, held.part) {
+            return;
+        }
         if self.is_expired(session, held.ticket) {
-            return self.trouble_held(session, held);
+            let node = self.routes.get(usize::from(slot)).copied().unwrap_or(UNASSIGNED);
+            let said = "commands before it were not answered in time";
+            let why = held.why.clone().or(Some((Trouble::Lost { sent: false }, node, said.into())));
+            return self.trouble_held(session, Held { why, ..held });
         }
         let leased = self
             .sessions
@@ -259,6 +310,7 @@ impl Hub {
             // Without a node there is nothing to be said but that; the delay is its own.
             return self.trouble_held(session, Held { why: None, ..held });
         };
+        let frame = if leased { self.for_the_rest(session, &held) } else { held.frame };
         let now = self.now;
         let s = self.sessions.get_mut(session);
         if let Some(leg) = s.and_then(|s| s.window.leg_mut(held.ticket, held.part)) {
@@ -270,7 +322,7 @@ impl Hub {
                 p.push(asking, &Request::new(b"*1\r\n$6\r\nASKING\r\n", None, &[]), now);
             }
             let entry = block_entry(session, held.ticket, held.part, held.replies);
-            p.push_bytes(entry, held.frame, now);
+            p.push_bytes(entry, frame, now);
         }
         self.mark_pipe(pipe);
         self.start_ticking();
@@ -283,20 +335,14 @@ impl Hub {
             return self.lease(session, node, kind);
         }
         let pipe = self.borrow(node, kind);
-        if let Some(row) = row {
-            // Of a block only the last command may block; it stands behind a PING.
-            let frame = held.frame.strip_prefix(b"*1\r\n$4\r\nPING\r\n").unwrap_or(&held.frame);
-            let mut args = Vec::new();
-            fill_args(frame, &mut args);
-            self.allow_silence(pipe, row, &Request::new(frame, None, &args));
-        }
+        self.allow_silence(session, pipe);
         pipe
     }
 
     /// A held command that cannot be sent: for want of a node, or because its time is over.
     fn trouble_held(&mut self, session: Key, held: Held) {
         let (trouble, node, said) = held.why.unwrap_or_else(|| {
-            (Trouble::NoRoute, UNASSIGNED, "commands before it were not answered".into())
+            (Trouble::NoRoute, UNASSIGNED, "no node is known for this slot".into())
         });
         self.troubled.push(Troubled {
             session,
