@@ -140,7 +140,7 @@ impl Hub {
 
     /// The node for commands without a key: always the same one for a session, so that its PUBLISHes
     /// stay in order; spread over the shards by session.
-    fn any_node(&self, session: Key) -> Option<u16> {
+    pub(super) fn any_node(&self, session: Key) -> Option<u16> {
         self.primaries.get(session.index() % self.primaries.len().max(1)).copied()
     }
 

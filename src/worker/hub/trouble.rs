@@ -246,8 +246,8 @@ impl Hub {
             .is_some_and(|leg| leg.leased);
         let pipe = match held.target {
             Target::Route if leased => {
-                let node = self.routes.get(usize::from(slot)).copied();
-                node.filter(|&n| n != UNASSIGNED).map(|n| self.lend(session, &held, n, version))
+                let node = self.node_for(session, slot);
+                node.map(|n| self.lend(session, &held, n, version))
             }
             Target::Ask(node) if leased => Some(self.lend(session, &held, node, version)),
             Target::Route => self.pipe_for(session, slot, version),
