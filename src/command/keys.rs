@@ -329,9 +329,15 @@ fn debug<A: Args + ?Sized, B>(
     visit: &mut impl FnMut(usize, Access) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     const KEYED: [&[u8]; 6] =
-        [b"OBJECT", b"SDSLEN", b"LISTPACK", b"QUICKLIST", b"HTSTATS-KEY", b"DIGEST-VALUE"];
-    let keyed = args.len() > 2 && KEYED.iter().any(|sub| args.get(1).eq_ignore_ascii_case(sub));
-    if keyed { visit(2, Access::NotKey) } else { Continue(()) }
+        [b"OBJECT", b"SDSLEN", b"LISTPACK", b"ZIPLIST", b"QUICKLIST", b"HTSTATS-KEY"];
+    let is = |sub: &[u8]| args.get(1).eq_ignore_ascii_case(sub);
+    if args.len() > 2 && KEYED.iter().any(|sub| is(sub)) {
+        return visit(2, Access::NotKey);
+    }
+    if args.len() > 2 && is(b"DIGEST-VALUE") {
+        return (2..args.len()).try_for_each(|at| visit(at, Access::NotKey));
+    }
+    Continue(())
 }
 
 #[cfg(test)]

@@ -246,7 +246,8 @@ pub static COMMANDS: &[Row] = &[
     row("copy",                          -3, COPY,              Forward,                             "6.2.0",        WRITE | DENYOOM),
     row("dbsize",                         1, NONE,              Gather(G::Policy),                   "1.0.0",        READONLY | FAST).asks(Ask::AllShards, Reply::AggSum),
     // Keyed for OBJECT and a few others, otherwise any node.
-    row("debug",                         -2, NONE,              Forward,                             "1.0.0",        ADMIN | NOSCRIPT | LOADING | STALE).by_hand(KeyShape::Debug),
+    // SLEEP keeps its node, and with it its connection, from answering.
+    row("debug",                         -2, NONE,              Blocking,                            "1.0.0",        ADMIN | NOSCRIPT | LOADING | STALE).by_hand(KeyShape::Debug),
     row("decr",                           2, WRITE_1,           Forward,                             "1.0.0",        WRITE | DENYOOM | FAST),
     row("decrby",                         3, WRITE_1,           Forward,                             "1.0.0",        WRITE | DENYOOM | FAST),
     row("del",                           -2, WRITE_ALL,         Split,                               "1.0.0",        WRITE).asks(Ask::MultiShard, Reply::AggSum),

@@ -72,16 +72,33 @@ pub fn config_get(request: &Request<'_>, version: Version, out: &mut Vec<u8>) {
 
 /// True if a command of the table's blocking kind would really block as it is written.
 ///
-/// XREAD and XREADGROUP block only with BLOCK, which stands before STREAMS.
+/// XREAD and XREADGROUP block only with BLOCK, which stands before STREAMS; of DEBUG only SLEEP does.
 pub fn blocks(row: &Row, request: &Request<'_>) -> bool {
-    if !matches!(row.name, "xread" | "xreadgroup") {
-        return true;
+    match row.name {
+        "xread" | "xreadgroup" => request
+            .args()
+            .skip(1)
+            .take_while(|a| !a.eq_ignore_ascii_case(b"STREAMS"))
+            .any(|a| a.eq_ignore_ascii_case(b"BLOCK")),
+        "debug" => request.len() == 3 && request.arg(1).eq_ignore_ascii_case(b"SLEEP"),
+        _ => true,
     }
-    request
-        .args()
-        .skip(1)
-        .take_while(|a| !a.eq_ignore_ascii_case(b"STREAMS"))
-        .any(|a| a.eq_ignore_ascii_case(b"BLOCK"))
+}
+
+/// The error reply to a DEBUG subcommand that would take a node away from everybody; `None` for all
+/// other commands.
+pub fn kills_node(row: &Row, request: &Request<'_>) -> Option<String> {
+    const KILLERS: [&str; 6] =
+        ["SEGFAULT", "PANIC", "ASSERT", "OOM", "RESTART", "CRASH-AND-RECOVER"];
+    if row.name != "debug" {
+        return None;
+    }
+    let killer = KILLERS.iter().find(|k| request.arg(1).eq_ignore_ascii_case(k.as_bytes()))?;
+    Some(format!(
+        "ERR memorystore-auth-proxy: 'debug {}' would end a node of the cluster behind the proxy, for all its \
+         clients; the command was not executed",
+        killer.to_ascii_lowercase()
+    ))
 }
 
 /// How long a blocking command may block, in ms; 0: for ever; `None`: it is not well formed.

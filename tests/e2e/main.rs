@@ -23,6 +23,7 @@ mod bed;
 mod blocking;
 mod cli;
 mod clients;
+mod debug;
 mod differential;
 mod handshake;
 mod load;

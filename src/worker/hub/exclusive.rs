@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
 use crate::command::merge::Merge;
-use crate::command::spec::{Handler, Local, Row, Transaction as Tx, flag};
+use crate::command::spec::{Begin, Handler, Local, Row, Transaction as Tx, flag};
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::request::{Request, fill_args};
@@ -153,6 +153,8 @@ impl Hub {
             self.refuse_queued(key, &local::bare_container(row, request));
         } else if row.flags & flag::NO_MULTI != 0 {
             self.refuse_queued(key, "ERR Command not allowed inside a transaction");
+        } else if let Some(text) = local::kills_node(row, request) {
+            self.refuse_queued(key, &text);
         } else if !may_be_queued(row.handler) {
             let text = format!(
                 "ERR memorystore-auth-proxy: '{}' concerns the connection or the whole cluster and cannot \
@@ -352,7 +354,8 @@ impl Hub {
                 return true;
             }
         };
-        if slot == NO_SLOT || !local::arity_fits(row, request.len()) {
+        let keyless = slot == NO_SLOT && row.keys.iter().any(|k| k.begin != Begin::Unknown);
+        if keyless || !local::arity_fits(row, request.len()) {
             // Not well formed: a node answers at once, with the right words.
             self.dispatch(key, Some(row), slot, request, 1);
             return true;
@@ -377,7 +380,7 @@ impl Hub {
         loan: Loan,
     ) {
         let now = self.now;
-        let node = self.routes.get(usize::from(slot)).copied().filter(|&n| n != UNASSIGNED);
+        let node = self.node_for(key, slot);
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
@@ -405,6 +408,14 @@ impl Hub {
         self.push(lease, block_entry(key, ticket, 0, 1), request);
     }
 
+    /// The node a command of the session for `slot` goes to.
+    pub(super) fn node_for(&self, session: Key, slot: u16) -> Option<u16> {
+        match self.routes.get(usize::from(slot)) {
+            Some(&node) => Some(node).filter(|&n| n != UNASSIGNED),
+            None => self.any_node(session),
+        }
+    }
+
     /// Sends one frame of several replies to each of `slots`, each on a connection of its own.
     #[allow(clippy::too_many_arguments, reason = "what a command in parts is made of")]
     pub(super) fn dispatch_parts_leased(
@@ -428,7 +439,7 @@ impl Hub {
         let ticket = s.window.open_parts(Some(row), slots, merge, version, frame.len(), now);
         for (i, &slot) in slots.iter().enumerate() {
             let part = i as u16;
-            let node = self.routes.get(usize::from(slot)).copied().filter(|&n| n != UNASSIGNED);
+            let node = self.node_for(key, slot);
             let pipe = node.map(|n| self.borrow(n, kind));
             let leg = self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, part));
             if let Some(leg) = leg {

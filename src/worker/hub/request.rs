@@ -296,7 +296,12 @@ impl Hub {
                 }
             }
             Handler::Local(Local::ClientCaching) => self.client_caching(key, row, request),
-            Handler::Blocking if !local::blocks(row, request) => self.forward(key, row, request),
+            Handler::Blocking if !local::blocks(row, request) => {
+                match local::kills_node(row, request) {
+                    Some(text) => self.refuse(key, &text),
+                    None => self.forward(key, row, request),
+                }
+            }
             Handler::Local(
                 what @ (Local::ClientInfo
                 | Local::ClientList

@@ -8,7 +8,6 @@
 
 use bytes::Bytes;
 
-use crate::cluster::topology::UNASSIGNED;
 use crate::command::spec::Row;
 use crate::key::Key;
 use crate::resp::Version;
@@ -156,11 +155,7 @@ impl Hub {
 
     /// The pipe for a command of a tracking session.
     pub(super) fn tracking_pipe_for(&mut self, session: Key, slot: u16) -> Option<Key> {
-        let node = match self.routes.get(usize::from(slot)) {
-            Some(&UNASSIGNED) => return None,
-            Some(&node) => node,
-            None => self.any_node(session)?,
-        };
+        let node = self.node_for(session, slot)?;
         Some(self.tracking_pipe(session, node))
     }
 

@@ -297,8 +297,8 @@ impl Hub {
             .is_some_and(|leg| leg.leased);
         let pipe = match held.target {
             Target::Route if leased => {
-                let node = self.routes.get(usize::from(slot)).copied();
-                node.filter(|&n| n != UNASSIGNED).map(|n| self.lend(session, &held, n, kind))
+                let node = self.node_for(session, slot);
+                node.map(|n| self.lend(session, &held, n, kind))
             }
             Target::Ask(node) if leased => Some(self.lend(session, &held, node, kind)),
             Target::Route if tracks => self.tracking_pipe_for(session, slot),
