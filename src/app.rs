@@ -173,6 +173,9 @@ fn start_workers(
         max_redirects: u8::try_from(config.max_redirects).unwrap_or(u8::MAX),
         auth_backoff_min: config.auth_backoff.min,
         auth_backoff_max: config.auth_backoff.max,
+        max_connection_age: config.max_connection_age,
+        // The workers share what the process may do.
+        dial_rate_limit: f64::from(config.dial_rate_limit) / config.threads.get() as f64,
         max_request: MAX_REQUEST,
         max_client_output: MAX_CLIENT_OUTPUT,
     };

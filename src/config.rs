@@ -23,7 +23,8 @@ use crate::credentials::sources::CredentialSource;
 use crate::error::Error;
 use crate::telemetry::logs::{Format, LogConfig, Verbosity};
 use values::{
-    boolean, duration, ip, octal, path, port, redirects, socket_path, threads, token, username,
+    boolean, duration, duration_or_zero, ip, octal, path, port, rate, redirects, socket_path,
+    threads, token, username,
 };
 
 /// Everything the user decides.
@@ -49,6 +50,10 @@ pub struct Config {
     pub topology_refresh: Duration,
     /// Redirects one command follows.
     pub max_redirects: u32,
+    /// Age at which a connection is replaced; zero: never.
+    pub max_connection_age: Duration,
+    /// Dials and AUTHs a second, of all workers together; 0: no limit.
+    pub dial_rate_limit: u32,
     /// The HTTP server.
     pub http: Http,
     /// What is logged and how.
@@ -121,6 +126,8 @@ impl Config {
             connect_timeout: reader.typed("connect-timeout", duration)?,
             topology_refresh: reader.typed("topology-refresh", duration)?,
             max_redirects: reader.typed("max-redirects", redirects)?,
+            max_connection_age: reader.typed("max-connection-age", duration_or_zero)?,
+            dial_rate_limit: reader.typed("dial-rate-limit", rate)?,
             http,
             logs,
             warnings: settings.warnings.clone(),

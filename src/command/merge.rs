@@ -141,7 +141,8 @@ impl Merge {
     }
 }
 
-fn is_null(reply: &[u8]) -> bool {
+/// True for the nulls of both protocol versions.
+pub fn is_null(reply: &[u8]) -> bool {
     matches!(reply, b"$-1\r\n" | b"*-1\r\n" | b"_\r\n")
 }
 

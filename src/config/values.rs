@@ -72,6 +72,20 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that may be none at all.
+pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    if text.trim() == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
+/// Events a second; 0: no limit.
+pub(super) fn rate(text: &str) -> Result<u32, String> {
+    const RANGE: &str = "0 to 100000";
+    match number(text, RANGE)? {
+        n @ 0..=100_000 => Ok(n),
+        _ => Err(format!("'{text}' is not a number from {RANGE}; give one")),
+    }
+}
+
 pub(super) fn octal(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     match u32::from_str_radix(digits, 8) {

@@ -65,6 +65,10 @@ pub struct Wait {
     pub until: u64,
     /// When it was sent last.
     pub sent_at: u64,
+    /// It was sent to wait to this time only: before `until` if its connection comes of age first.
+    pub ends: u64,
+    /// It may be sent anew when that time is over.
+    pub in_turns: bool,
 }
 
 /// See the module header.

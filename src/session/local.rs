@@ -127,12 +127,11 @@ fn timeout_place(row: &Row, request: &Request<'_>) -> Option<(usize, u64)> {
     })
 }
 
-/// Writes a blocking command again with so many ms as its timeout; 1 at least, as 0 is for ever.
+/// Writes a blocking command again with so many ms as its timeout; 0: for ever.
 pub fn with_timeout(row: &Row, request: &Request<'_>, ms: u64, out: &mut Vec<u8>) {
     let place = timeout_place(row, request);
-    let ms = ms.max(1);
     let text = match place {
-        Some((_, 1000)) => format!("{}.{:03}", ms / 1000, ms % 1000),
+        Some((_, 1000)) if ms > 0 => format!("{}.{:03}", ms / 1000, ms % 1000),
         _ => ms.to_string(),
     };
     let args: Vec<&[u8]> = (0..request.len())
@@ -141,6 +140,12 @@ pub fn with_timeout(row: &Row, request: &Request<'_>, ms: u64, out: &mut Vec<u8>
         )
         .collect();
     encode::command(out, &args);
+}
+
+/// True when a blocking command can be sent anew after it waited in vain, and nothing is missed in
+/// between: not XREAD from `$`, which means "from now on" and would mean another now.
+pub fn may_wait_in_turns(row: &Row, request: &Request<'_>) -> bool {
+    row.handler == Handler::Blocking && (row.name != "xread" || !request.args().any(|a| a == b"$"))
 }
 
 /// What a server says when a blocking command has waited in vain; `None`: it has to be asked, as WAIT

@@ -7,4 +7,5 @@ pub mod backoff;
 pub mod client;
 pub mod handshake;
 pub mod kind;
+pub mod pace;
 pub mod pipe;

@@ -115,6 +115,20 @@ pub struct Pipe {
     pub progress_at: u64,
     /// Generation of the credential it authenticated with; 0: none.
     pub credential: u64,
+    /// Generation of the credential of the AUTH in flight.
+    pub tried_credential: u64,
+    /// The node said NOAUTH to a command: it is not authenticated any more.
+    pub unauthenticated: bool,
+    /// When it became ready, or AUTH was last accepted (ms of the worker's clock).
+    pub authenticated_at: u64,
+    /// When AUTH is to be said again (`u64::MAX`: not planned).
+    pub renew_at: u64,
+    /// When it is to be replaced (`u64::MAX`: never).
+    pub retire_at: u64,
+    /// The connection it takes the place of when it is ready.
+    pub replaces: Option<Key>,
+    /// It waits for its turn to be dialled.
+    pub queued: bool,
     /// An in-band AUTH is in flight.
     pub reauthenticating: bool,
     /// Whom it serves.
@@ -148,6 +162,13 @@ impl Pipe {
             scanner: ReplyScanner::default(),
             progress_at: now,
             credential: 0,
+            tried_credential: 0,
+            unauthenticated: false,
+            authenticated_at: 0,
+            renew_at: u64::MAX,
+            retire_at: u64::MAX,
+            replaces: None,
+            queued: false,
             reauthenticating: false,
             duty: Duty::Shared,
             preamble: None,

@@ -299,6 +299,12 @@ impl Io {
             for dial in work.dials.drain(..) {
                 self.dial(dial);
             }
+            for note in work.notes.drain(..) {
+                match note.failing {
+                    Some(cause) => tracing::warn!(node = %note.node, "node is failing: {cause}"),
+                    None => tracing::info!(node = %note.node, "node is well again"),
+                }
+            }
             if let Some(reason) = work.refresh.take() {
                 self.control.refresh(reason);
             }

@@ -17,11 +17,11 @@ use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::request::{Request, fill_args};
 use crate::session::core::Wait;
-use crate::session::fence::Held;
+use crate::session::fence::{Held, Target};
 use crate::session::local;
 use crate::session::transaction::Transaction;
 use crate::session::window::NO_SLOT;
-use crate::upstream::pipe::State;
+use crate::upstream::pipe::{Entry, State};
 
 use super::Hub;
 use super::request::block_entry;
@@ -405,7 +405,16 @@ impl Hub {
             leg.pipe = lease;
         }
         self.allow_silence(key, lease);
-        self.push(lease, block_entry(key, ticket, 0, 1), request);
+        let wait = self.sessions.get(key).and_then(|s| s.wait.as_deref());
+        match wait.filter(|w| w.ends < w.until) {
+            Some(w) => {
+                let mut frame = Vec::new();
+                local::with_timeout(row, request, (w.ends - now).max(1), &mut frame);
+                let request = Request::new(&frame, None, &[]);
+                self.push(lease, block_entry(key, ticket, 0, 1), &request);
+            }
+            None => self.push(lease, block_entry(key, ticket, 0, 1), request),
+        }
     }
 
     /// The node a command of the session for `slot` goes to.
@@ -463,22 +472,58 @@ impl Hub {
     /// Lets a connection that takes a blocking command now be silent for as long as that may wait.
     pub(super) fn allow_silence(&mut self, session: Key, lease: Key) {
         let now = self.now;
+        let may_block_until = self.may_block_until(lease).max(now + 1);
         let wait = self.sessions.get_mut(session).and_then(|s| s.wait.as_deref_mut());
-        let until = wait.map_or(0, |w| {
+        let ends = wait.map_or(0, |w| {
             w.sent_at = now;
-            w.until
+            w.ends = if w.in_turns { w.until.min(may_block_until) } else { w.until };
+            w.ends
         });
         if let Some(p) = self.pipes.get_mut(lease) {
-            p.silent_until = until;
+            p.silent_until = ends;
         }
+    }
+
+    /// A lent connection answered nil: true if only its own time was over, and the command waits on,
+    /// on this or another one.
+    pub(super) fn waits_on(&mut self, pipe: Key, entry: &Entry) -> bool {
+        let now = self.now;
+        let Some(s) = self.sessions.get_mut(entry.session) else {
+            return false;
+        };
+        let in_turns = s.wait.as_deref().is_some_and(|w| w.ends < w.until && now < w.until);
+        let Some(slot) = s.window.slot(entry.ticket, entry.part).filter(|_| in_turns) else {
+            return false;
+        };
+        s.window.restart(entry.ticket, now);
+        let Some(p) = self.pipes.get_mut(pipe) else {
+            return false;
+        };
+        let Some(frame) = p.request_of(entry) else {
+            return false;
+        };
+        p.release(entry);
+        self.give_back(pipe);
+        let (ticket, part) = (entry.ticket, entry.part);
+        let held = Held {
+            ticket,
+            part,
+            frame,
+            replies: entry.replies,
+            target: Target::Route,
+            not_before: 0,
+            why: None,
+        };
+        self.send_held(entry.session, slot, held);
+        true
     }
 
     /// The frame of a blocking command that is sent again: it waits for the rest of its time.
     pub(super) fn for_the_rest(&self, session: Key, held: &Held) -> Bytes {
         let s = self.sessions.get(session);
-        let until = s.and_then(|s| s.wait.as_deref()).map_or(u64::MAX, |w| w.until);
-        let Some(row) = s.and_then(|s| s.window.row(held.ticket)).filter(|_| until != u64::MAX)
-        else {
+        let ends = s.and_then(|s| s.wait.as_deref()).map(|w| w.ends);
+        let row = s.and_then(|s| s.window.row(held.ticket));
+        let (Some(row), Some(ends)) = (row, ends) else {
             return held.frame.clone();
         };
         // Of a block only the last command may block; it stands behind a PING.
@@ -486,7 +531,7 @@ impl Hub {
         let mut out = held.frame[..held.frame.len() - blocking.len()].to_vec();
         let mut args = Vec::new();
         fill_args(blocking, &mut args);
-        let left = until.saturating_sub(self.now);
+        let left = if ends == u64::MAX { 0 } else { ends.saturating_sub(self.now).max(1) };
         local::with_timeout(row, &Request::new(blocking, None, &args), left, &mut out);
         out.into()
     }
@@ -520,7 +565,8 @@ fn wait_of(row: &Row, request: &Request<'_>, now: u64) -> Option<Box<Wait>> {
         0 => u64::MAX,
         ms => now.saturating_add(ms),
     };
-    Some(Box::new(Wait { until, sent_at: now }))
+    let in_turns = local::may_wait_in_turns(row, request);
+    Some(Box::new(Wait { until, sent_at: now, ends: until, in_turns }))
 }
 
 /// For how long a connection is taken.

@@ -43,7 +43,13 @@ impl Hub {
         // Newest first; the oldest are the first to be closed when there are too many.
         let idle = &mut self.nodes[at].idle;
         let found = idle.iter().rposition(|(k, _)| *k == kind).map(|i| idle.remove(i).1);
-        let key = found.filter(|k| self.pipes.get(*k).is_some()).unwrap_or_else(|| {
+        let found = found.filter(|k| self.pipes.get(*k).is_some());
+        if let Some(old) = found.filter(|k| self.is_too_old(*k)) {
+            self.counters.retirements += 1;
+            self.drop_pipe(old, "it comes near --max-connection-age");
+            return self.borrow(node, kind);
+        }
+        let key = found.unwrap_or_else(|| {
             let mut pipe = Pipe::new(node, kind, self.now);
             pipe.duty = Duty::Lease;
             let key = self.pipes.insert_with(|_| pipe);
@@ -82,12 +88,17 @@ impl Hub {
             return;
         };
         pipe.silent_until = 0;
+        pipe.one_command = false;
         let (node, kind) = (usize::from(pipe.node), pipe.kind);
         let idle = &mut self.nodes[node].idle;
         let of_kind = idle.iter().filter(|(k, _)| *k == kind).count();
         if !clean || pipe.in_flight() > 0 || of_kind >= MAX_IDLE {
             return self.drop_pipe(key, "its client needs it no more");
         }
+        if !self.renew_lease(key) {
+            return;
+        }
+        let idle = &mut self.nodes[node].idle;
         idle.push((kind, key));
         if idle.len() > MAX_IDLE_NODE {
             let oldest = idle[0].1;

@@ -18,6 +18,7 @@ mod lease;
 mod monitor;
 mod nodes;
 mod pubsub;
+mod renewal;
 mod reply;
 mod request;
 mod scan;
@@ -30,7 +31,7 @@ mod trouble;
 mod wait_tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ use crate::session::redirect::Trouble;
 use crate::session::scan::Scans;
 use crate::session::scripts::Scripts;
 use crate::session::streams::Streams;
+use crate::upstream::pace::Pace;
 use crate::upstream::pipe::{Entry, Pipe};
 
 use nodes::Node;
@@ -66,6 +68,10 @@ pub struct Settings {
     pub auth_backoff_min: Duration,
     /// Longest delay after failed dials or AUTHs.
     pub auth_backoff_max: Duration,
+    /// Age at which a connection is replaced; zero: never.
+    pub max_connection_age: Duration,
+    /// Dials and AUTHs a second; 0: unlimited.
+    pub dial_rate_limit: f64,
     /// Largest request (bytes).
     pub max_request: usize,
     /// A client that leaves more than this unread (bytes) is disconnected.
@@ -81,6 +87,15 @@ pub struct Dial {
     pub addr: NodeAddr,
 }
 
+/// Something the operator should read in the log: a node changed its state.
+#[derive(Debug)]
+pub struct Note {
+    /// Which node.
+    pub node: NodeAddr,
+    /// What is wrong; `None`: it is well again.
+    pub failing: Option<Arc<str>>,
+}
+
 /// What the sockets' side has to do after a call; it drains these lists.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -92,6 +107,8 @@ pub struct Work {
     pub readable: Vec<Key>,
     /// Connections to make.
     pub dials: Vec<Dial>,
+    /// Lines for the log.
+    pub notes: Vec<Note>,
     /// Pipes that are gone: their sockets are to be dropped.
     pub hangups: Vec<Key>,
     /// A fresh slot map is wanted.
@@ -107,6 +124,7 @@ impl Work {
             && self.sessions.is_empty()
             && self.readable.is_empty()
             && self.dials.is_empty()
+            && self.notes.is_empty()
             && self.hangups.is_empty()
             && self.refresh.is_none()
             && self.rejected_credential.is_none()
@@ -153,6 +171,8 @@ pub struct Counters {
     pub protocol_errors: u64,
     pub output_limit: u64,
     pub messages: u64,
+    pub reauths: u64,
+    pub retirements: u64,
 }
 
 /// A command that cannot be answered with the reply it got.
@@ -178,6 +198,10 @@ enum Alarm {
     Fence(Key, u16),
     /// A pipe may be dialled.
     Dial(Key),
+    /// The bucket lets another dial through.
+    Pace,
+    /// A pipe is to be renewed or replaced.
+    Life(Key),
     /// Look at deadlines.
     Tick,
     /// Subscriptions that were refused may be asked for again.
@@ -207,6 +231,9 @@ pub struct Hub {
     credential: CredentialState,
     rng: fastrand::Rng,
     now: u64,
+    pace: Pace,
+    /// Pipes the bucket let wait, in order.
+    dial_queue: VecDeque<Key>,
     alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
     ticking: bool,
     /// Pipes that retire: while there are any, commands of a slot may be in flight on an older one.
@@ -245,6 +272,7 @@ const TICK_MS: u64 = 100;
 impl Hub {
     /// A hub without sessions that does not know the cluster yet. `seed` feeds its jitter.
     pub fn new(settings: Settings, seed: u64) -> Self {
+        let pace = Pace::per_second(settings.dial_rate_limit);
         Self {
             settings,
             sessions: Arena::default(),
@@ -260,6 +288,8 @@ impl Hub {
             credential: CredentialState::Pending,
             rng: fastrand::Rng::with_seed(seed),
             now: 0,
+            pace,
+            dial_queue: VecDeque::new(),
             alarms: BinaryHeap::new(),
             ticking: false,
             retiring: 0,
@@ -387,6 +417,8 @@ impl Hub {
     /// A new state of the credential; dials that waited for one begin.
     pub fn set_credential(&mut self, state: CredentialState) {
         self.credential = state;
+        self.forgive_wrong_credentials();
+        self.plan_renewals();
         let waiting: Vec<Key> = self.pipes.iter().map(|(k, _)| k).collect();
         for pipe in waiting {
             self.try_dial(pipe);
@@ -466,6 +498,8 @@ impl Hub {
             match self.alarms.pop() {
                 Some(Reverse((_, Alarm::Fence(session, slot)))) => self.pump_fence(session, slot),
                 Some(Reverse((_, Alarm::Dial(pipe)))) => self.try_dial(pipe),
+                Some(Reverse((_, Alarm::Pace))) => self.dial_queued(),
+                Some(Reverse((_, Alarm::Life(pipe)))) => self.come_of_age(pipe),
                 Some(Reverse((_, Alarm::Tick))) => self.tick(),
                 Some(Reverse((_, Alarm::Topics))) => self.topics.end_delay(),
                 Some(Reverse((_, Alarm::Listen))) => self.keep_alive(),

@@ -19,7 +19,7 @@ use crate::upstream::kind::{ByKind, Kind};
 use crate::upstream::pipe::{Duty, Entry, Pipe, Purpose, Returned, State};
 
 use super::request::entry;
-use super::{Alarm, Dial, Hub, Troubled};
+use super::{Alarm, Dial, Hub, Note, Troubled};
 
 /// A node that was ever named by the cluster.
 #[derive(Debug)]
@@ -32,9 +32,33 @@ pub(super) struct Node {
     backoff: Backoff,
     next_dial: u64,
     last_error: Option<Arc<str>>,
+    /// Generation of the credential it refused last with WRONGPASS; 0: none.
+    refused_credential: u64,
+    /// It was reported as failing, and not yet as well again.
+    reported: bool,
 }
 
 impl Node {
+    /// The shared pipe of a kind, if there ever was one.
+    pub(super) fn pipe(&self, kind: Kind) -> Option<Key> {
+        self.pipes.get(kind)
+    }
+
+    pub(super) fn set_pipe(&mut self, kind: Kind, pipe: Key) {
+        self.pipes.set(kind, pipe);
+    }
+
+    /// When its backoff allows a dial or an AUTH (ms of the worker's clock).
+    pub(super) fn next_dial(&self) -> u64 {
+        self.next_dial
+    }
+
+    /// An AUTH failed: nobody dials or authenticates for a while.
+    pub(super) fn fail(&mut self, now: u64, random: f64, cause: &str) {
+        self.next_dial = now + self.backoff.fail(random).as_millis() as u64;
+        self.last_error = Some(cause.into());
+    }
+
     /// True when its backoff allows a dial now.
     pub(super) fn may_dial(&self, now: u64) -> bool {
         self.next_dial <= now
@@ -131,6 +155,8 @@ impl Hub {
             backoff: Backoff::new(self.settings.auth_backoff_min, self.settings.auth_backoff_max),
             next_dial: 0,
             last_error: None,
+            refused_credential: 0,
+            reported: false,
         });
         self.node_of.insert(addr.clone(), n);
         n
@@ -194,9 +220,65 @@ impl Hub {
             self.set_alarm(at, Alarm::Dial(key));
             return;
         }
+        if pipe.queued {
+            return;
+        }
+        if self.dial_queue.is_empty() {
+            match self.pace.take(self.now) {
+                Ok(()) => return self.dial(key),
+                Err(at) => self.set_alarm(at, Alarm::Pace),
+            }
+        }
+        if let Some(pipe) = self.pipes.get_mut(key) {
+            pipe.queued = true;
+        }
+        self.dial_queue.push_back(key);
+    }
+
+    fn dial(&mut self, key: Key) {
+        let Some(pipe) = self.pipes.get_mut(key) else {
+            return;
+        };
         pipe.state = State::Dialing;
         pipe.progress_at = self.now;
-        self.work.dials.push(Dial { pipe: key, addr: node.addr.clone() });
+        let addr = self.nodes[usize::from(pipe.node)].addr.clone();
+        self.work.dials.push(Dial { pipe: key, addr });
+    }
+
+    /// The bucket lets waiting dials through.
+    pub(super) fn dial_queued(&mut self) {
+        while let Some(&key) = self.dial_queue.front() {
+            let may = self.pipes.get(key).is_some_and(|p| {
+                matches!(p.state, State::Backoff)
+                    && self.nodes.get(usize::from(p.node)).is_some_and(|n| n.may_dial(self.now))
+            });
+            if may && let Err(at) = self.pace.take(self.now) {
+                return self.set_alarm(at, Alarm::Pace);
+            }
+            self.dial_queue.pop_front();
+            if let Some(p) = self.pipes.get_mut(key) {
+                p.queued = false;
+            }
+            if may {
+                self.dial(key);
+            } else {
+                // Its node refuses at the moment: it waits for that instead.
+                self.try_dial(key);
+            }
+        }
+    }
+
+    /// A node that refused an older credential is asked with the new one at once.
+    pub(super) fn forgive_wrong_credentials(&mut self) {
+        let Some(generation) = self.credential().map(|c| c.generation) else {
+            return;
+        };
+        for node in &mut self.nodes {
+            if node.refused_credential != 0 && node.refused_credential < generation {
+                node.refused_credential = 0;
+                node.next_dial = 0;
+            }
+        }
     }
 
     /// The socket of a pipe is connected.
@@ -239,7 +321,11 @@ impl Hub {
         if let Some(node) = self.nodes.get_mut(usize::from(pipe.node)) {
             node.backoff.succeed();
             node.last_error = None;
+            node.refused_credential = 0;
         }
+        self.report_well(key);
+        self.plan_life(key);
+        self.take_over(key);
         self.mark_pipe(key);
         match self.pipes.get(key).map(|p| p.duty) {
             Some(Duty::Tracking(session)) => self.tracking_ready(session),
@@ -261,10 +347,51 @@ impl Hub {
             return;
         }
         pipe.reauthenticating = true;
+        pipe.tried_credential = credential.generation;
         let entry = Entry { purpose: Purpose::Reauth, ..entry(Key::NONE, 0, 0) };
         let frame = auth_frame(&credential);
         pipe.push(entry, &crate::resp::request::Request::new(&frame, None, &[]), now);
         self.mark_pipe(key);
+    }
+
+    /// The node accepted an AUTH.
+    pub(super) fn auth_accepted(&mut self, key: Key) {
+        let Some(node) = self.pipes.get(key).map(|p| p.node) else {
+            return;
+        };
+        if let Some(node) = self.nodes.get_mut(usize::from(node)) {
+            node.backoff.succeed();
+            node.next_dial = 0;
+            node.last_error = None;
+            node.refused_credential = 0;
+        }
+        self.report_well(key);
+        // A newer token may have come while this one was on its way.
+        self.plan_renewals();
+    }
+
+    /// Tells the operator, once, that a node cannot be reached or does not accept us.
+    fn report_failing(&mut self, key: Key, cause: &str) {
+        let Some(node) = self.pipes.get(key).map(|p| p.node) else {
+            return;
+        };
+        if let Some(node) = self.nodes.get_mut(usize::from(node))
+            && !std::mem::replace(&mut node.reported, true)
+        {
+            self.work.notes.push(Note { node: node.addr.clone(), failing: Some(cause.into()) });
+        }
+    }
+
+    /// Tells the operator that a node that failed is well again.
+    fn report_well(&mut self, key: Key) {
+        let Some(node) = self.pipes.get(key).map(|p| p.node) else {
+            return;
+        };
+        if let Some(node) = self.nodes.get_mut(usize::from(node))
+            && std::mem::replace(&mut node.reported, false)
+        {
+            self.work.notes.push(Note { node: node.addr.clone(), failing: None });
+        }
     }
 
     /// Lets a shared pipe take no more commands; a new one follows it.
@@ -293,6 +420,11 @@ impl Hub {
             RefusalKind::WrongPass => {
                 self.counters.auth_wrongpass += 1;
                 self.work.rejected_credential = Some(generation);
+                if let Some(p) = self.pipes.get(key)
+                    && let Some(node) = self.nodes.get_mut(usize::from(p.node))
+                {
+                    node.refused_credential = generation;
+                }
                 ". Check that the principal has roles/redis.dbConnectionUser (permission \
                  redis.clusters.connect) on this cluster; a new grant takes some minutes"
             }
@@ -338,9 +470,9 @@ impl Hub {
         if let Some(pipe) = self.pipes.get(key)
             && let Some(node) = self.nodes.get_mut(usize::from(pipe.node))
         {
-            node.next_dial = now + node.backoff.fail(random).as_millis() as u64;
-            node.last_error = Some(cause.into());
+            node.fail(now, random, cause);
         }
+        self.report_failing(key, cause);
         self.drop_pipe(key, cause);
         self.work.refresh = Some(Reason::NodeLost);
     }
@@ -385,6 +517,9 @@ impl Hub {
         self.work.hangups.push(key);
         let returned = pipe.take_back();
         self.trouble_returned(returned, node, cause);
+        if let Some(old) = pipe.replaces {
+            self.replacement_failed(old);
+        }
         match pipe.duty {
             Duty::Subscriber => self.subscriber_lost(key, node, carried),
             Duty::Tracking(session) => self.tracking_lost(session, key, carried),

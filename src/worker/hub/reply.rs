@@ -142,18 +142,35 @@ impl Hub {
         };
         if entry.purpose == Purpose::Forward && first != Some(b'-') {
             p.refused_in_block = None;
+            if p.one_command {
+                self.lent_reply(key, &entry, reply);
+                return Ok(());
+            }
             p.release(&entry);
-            let lent = p.one_command || p.retiring;
+            let retiring = p.retiring;
             self.deliver(&entry, reply);
-            if lent {
+            if retiring {
                 self.give_back(key);
-                self.forget_cached(entry.session);
             }
             return Ok(());
         }
         self.unusual_reply(key, entry, reply);
         self.give_back(key);
         Ok(())
+    }
+
+    /// The reply of a connection that was lent for one command.
+    #[cold]
+    fn lent_reply(&mut self, key: Key, entry: &Entry, reply: Reply<'_>) {
+        if crate::command::merge::is_null(reply.as_slice()) && self.waits_on(key, entry) {
+            return;
+        }
+        if let Some(p) = self.pipes.get_mut(key) {
+            p.release(entry);
+        }
+        self.deliver(entry, reply);
+        self.give_back(key);
+        self.forget_cached(entry.session);
     }
 
     /// Hands a final reply to its session.
@@ -339,6 +356,9 @@ impl Hub {
                     );
                     return self.fail(entry.session, entry.ticket, entry.part, &text);
                 }
+                if let Some(p) = self.pipes.get_mut(key) {
+                    p.unauthenticated = true;
+                }
                 if entry.replies > 1 {
                     // The server may be left inside MULTI, where it would queue an AUTH.
                     self.retire(key);
@@ -379,14 +399,20 @@ impl Hub {
 
     /// The reply to an in-band AUTH.
     fn reauthenticated(&mut self, key: Key, reply: &[u8]) {
+        let now = self.now;
+        let Some(p) = self.pipes.get_mut(key) else {
+            return;
+        };
         match handshake::auth_refusal(reply) {
             None => {
+                p.credential = p.tried_credential;
+                p.unauthenticated = false;
+                p.authenticated_at = now;
                 self.counters.auth_ok += 1;
-                let generation = self.credential().map_or(0, |c| c.generation);
-                if let Some(p) = self.pipes.get_mut(key) {
-                    p.credential = generation;
-                }
+                self.auth_accepted(key);
             }
+            // A failed AUTH leaves the old authentication in force.
+            Some(refusal) if !p.unauthenticated => self.renewal_refused(key, &refusal),
             Some(refusal) => self.pipe_refused(key, &refusal),
         }
     }

@@ -93,6 +93,10 @@ struct Sim {
     denied: Vec<String>,
     unknown: usize,
     auth: bool,
+    /// Tokens so far.
+    tokens: u64,
+    /// AUTH may be refused.
+    faulty: bool,
     /// Commands to print when a node sees them (SIM_TRACE, comma separated texts).
     trace: Option<String>,
 }
@@ -110,6 +114,9 @@ impl Sim {
             max_redirects: 16,
             auth_backoff_min: Duration::from_millis(10),
             auth_backoff_max: Duration::from_millis(400),
+            // Connections come of age all the time, or never.
+            max_connection_age: Duration::from_millis([0, 0, 200, 2000][rng.usize(0..4)]),
+            dial_rate_limit: [0.0, 30.0][rng.usize(0..2)],
             max_request: 1 << 20,
             max_client_output: 1 << 20,
         };
@@ -134,29 +141,33 @@ impl Sim {
             denied: Vec::new(),
             unknown: 0,
             auth,
+            tokens: 0,
+            faulty: true,
             trace: std::env::var("SIM_TRACE").ok(),
         };
-        let credential = if auth {
-            CredentialState::Ready {
-                credential: Arc::new(Credential {
-                    username: "default".into(),
-                    secret: Secret::new("token".into()),
-                    expires_at: None,
-                    obtained_at: SystemTime::UNIX_EPOCH,
-                    generation: 1,
-                    source: "test",
-                }),
-                refresh_error: None,
-            }
-        } else {
-            CredentialState::NotNeeded
-        };
-        sim.hub.set_credential(credential);
+        sim.new_token();
         for _ in 0..sim.rng.usize(1..4) {
             let key = sim.hub.client_open(Profile::default());
             sim.clients.insert(key, Client::default());
         }
         sim
+    }
+
+    /// The next token, which lives for a second.
+    fn new_token(&mut self) {
+        if !self.auth {
+            return self.hub.set_credential(CredentialState::NotNeeded);
+        }
+        self.tokens += 1;
+        let credential = Arc::new(Credential {
+            username: "default".into(),
+            secret: Secret::new("token".into()),
+            expires_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1)),
+            obtained_at: SystemTime::UNIX_EPOCH,
+            generation: self.tokens,
+            source: "test",
+        });
+        self.hub.set_credential(CredentialState::Ready { credential, refresh_error: None });
     }
 
     fn publish_topology(&mut self) {
@@ -274,6 +285,10 @@ impl Sim {
         match name.as_str() {
             // As a server does: in MULTI even AUTH is queued.
             "AUTH" if wire.multi.is_some() => encode::simple(&mut out, "QUEUED"),
+            // The old authentication stays in force.
+            "AUTH" if self.faulty && self.rng.u32(0..6) == 0 => {
+                encode::error(&mut out, "ERR (ERR_IAM_EXHAUSTED) quota exceeded.");
+            }
             "AUTH" => {
                 wire.authenticated = true;
                 encode::simple(&mut out, "OK");
@@ -449,6 +464,7 @@ impl Sim {
                 }
             }
             96..=97 => self.publish_topology(),
+            98 => self.new_token(),
             _ => {}
         }
         self.do_work();
@@ -542,6 +558,7 @@ impl Sim {
 
     /// Lets everything come to rest and checks what must hold.
     fn finish(mut self) {
+        self.faulty = false;
         for s in self.slots.values_mut() {
             if let Some(to) = s.importing.take() {
                 s.owner = to;

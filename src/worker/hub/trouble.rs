@@ -276,7 +276,7 @@ impl Hub {
     }
 
     /// Sends a held command, or troubles it again when there is no route for it.
-    fn send_held(&mut self, session: Key, slot: u16, held: Held) {
+    pub(super) fn send_held(&mut self, session: Key, slot: u16, held: Held) {
         let Some(s) = self.sessions.get_mut(session) else {
             return;
         };

@@ -26,6 +26,8 @@ impl Bench {
             max_redirects: 16,
             auth_backoff_min: Duration::from_millis(10),
             auth_backoff_max: Duration::from_millis(100),
+            max_connection_age: Duration::ZERO,
+            dial_rate_limit: 0.0,
             max_request: 1 << 20,
             max_client_output: 1 << 20,
         };
