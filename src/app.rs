@@ -277,6 +277,14 @@ impl Control for Line {
         self.credentials.force_refresh(generation);
     }
 
+    fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]) {
+        let latencies = &self.metrics.latencies;
+        if let Some(us) = turn_us {
+            latencies.turn.observe(us);
+        }
+        upstream_us.iter().for_each(|&us| latencies.upstream.observe(us));
+    }
+
     fn publish(&self, c: &Counters, sessions: usize) {
         let m = &*self.metrics;
         m.client_connections.set(sessions as u64);
@@ -315,6 +323,11 @@ impl Control for Line {
         m.retries_lost.set(c.retries_lost);
         m.retries_noroute.set(c.retries_noroute);
         m.retries_noscript.set(c.retries_noscript);
+        m.renewals.set(c.reauths);
+        m.retirements.set(c.retirements);
+        m.nodes_in_backoff.set(c.nodes_in_backoff);
+        m.messages.set(c.messages);
+        m.subscriptions.set(c.subscriptions);
         m.upstream_connecting.set(c.pipes_connecting);
         m.upstream_ready.set(c.pipes_ready.saturating_sub(c.pipes_retiring));
         m.upstream_draining.set(c.pipes_retiring);
@@ -348,6 +361,10 @@ impl StatusSource for Inside {
                             ready: 0,
                             connecting: 0,
                             in_flight: 0,
+                            state: "idle",
+                            authenticated_seconds_ago: None,
+                            next_renewal_in_seconds: None,
+                            backoff_seconds: None,
                             last_error: None,
                         });
                         all.len() - 1
@@ -355,6 +372,7 @@ impl StatusSource for Inside {
                     all[at].ready += n.ready as u64;
                     all[at].connecting += n.connecting as u64;
                     all[at].in_flight += n.in_flight as u64;
+                    all[at].learn(&n);
                     if let Some(error) = n.last_error {
                         all[at].last_error = Some(error.to_string());
                     }

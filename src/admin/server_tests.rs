@@ -33,6 +33,10 @@ impl StatusSource for Source {
         }
         Box::pin(async {
             vec![NodeStatus {
+                state: "ready",
+                authenticated_seconds_ago: Some(1),
+                next_renewal_in_seconds: Some(2),
+                backoff_seconds: None,
                 node: "10.0.0.1:11000".to_owned(),
                 ready: 2,
                 connecting: 1,

@@ -55,8 +55,39 @@ pub struct NodeStatus {
     pub connecting: u64,
     /// Commands sent and not answered.
     pub in_flight: u64,
+    /// `ready`: carries commands; `connecting`; `backoff`: refused or failed, and is left alone for a
+    /// while; `idle`: nobody needed it.
+    pub state: &'static str,
+    /// Since when its oldest connection is authenticated.
+    pub authenticated_seconds_ago: Option<u64>,
+    /// When a connection will be authenticated again, or replaced.
+    pub next_renewal_in_seconds: Option<u64>,
+    /// For how long it is left alone.
+    pub backoff_seconds: Option<u64>,
     /// Why the last connection failed or ended, without anything secret.
     pub last_error: Option<String>,
+}
+
+impl NodeStatus {
+    /// Adds what one worker says of the node.
+    pub fn learn(&mut self, n: &crate::worker::hub::NodeStatus) {
+        let seconds = |ms: u64| ms.div_ceil(1000);
+        let both = |a: Option<u64>, b: Option<u64>, pick: fn(u64, u64) -> u64| match (a, b) {
+            (Some(a), Some(b)) => Some(pick(a, b)),
+            (a, b) => a.or(b),
+        };
+        let since = n.authenticated_ms_ago.map(|ms| ms / 1000);
+        self.authenticated_seconds_ago = both(self.authenticated_seconds_ago, since, u64::max);
+        let renewal = n.next_renewal_in_ms.map(seconds);
+        self.next_renewal_in_seconds = both(self.next_renewal_in_seconds, renewal, u64::min);
+        self.backoff_seconds = both(self.backoff_seconds, n.backoff_ms.map(seconds), u64::max);
+        self.state = match (self.ready > 0, self.backoff_seconds, self.connecting > 0) {
+            (true, ..) => "ready",
+            (false, Some(_), _) => "backoff",
+            (false, None, true) => "connecting",
+            (false, None, false) => "idle",
+        };
+    }
 }
 
 /// A value that may take a worker's answer to get.

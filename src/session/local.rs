@@ -143,9 +143,11 @@ pub fn with_timeout(row: &Row, request: &Request<'_>, ms: u64, out: &mut Vec<u8>
 }
 
 /// True when a blocking command can be sent anew after it waited in vain, and nothing is missed in
-/// between: not XREAD from `$`, which means "from now on" and would mean another now.
+/// between: not XREAD from `$`, which means "from now on" and would mean another now; nor DEBUG SLEEP,
+/// which waits for nothing.
 pub fn may_wait_in_turns(row: &Row, request: &Request<'_>) -> bool {
-    row.handler == Handler::Blocking && (row.name != "xread" || !request.args().any(|a| a == b"$"))
+    let from_now_on = || row.name == "xread" && request.args().any(|a| a == b"$");
+    row.handler == Handler::Blocking && !row.name.starts_with("debug") && !from_now_on()
 }
 
 /// What a server says when a blocking command has waited in vain; `None`: it has to be asked, as WAIT

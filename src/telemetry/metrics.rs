@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::histogram::{self, Histogram};
+
 /// One number with one writing thread; any thread may read it.
 #[derive(Debug, Default)]
 pub struct Cell(AtomicU64);
@@ -88,7 +90,34 @@ pub struct WorkerMetrics {
     pub retries_lost: Cell,
     pub retries_noroute: Cell,
     pub retries_noscript: Cell,
+    pub renewals: Cell,
+    pub retirements: Cell,
+    pub nodes_in_backoff: Cell,
+    pub messages: Cell,
+    pub subscriptions: Cell,
+    pub latencies: Latencies,
 }
+
+/// The histograms of one thread.
+#[derive(Debug, Default)]
+pub struct Latencies {
+    /// From the first event of a turn to its last write.
+    pub turn: Histogram,
+    /// From the write of a command to its reply.
+    pub upstream: Histogram,
+}
+
+const TURN: (&str, &str) = (
+    "memorystore_proxy_turn_seconds",
+    "How long the proxy works on what is ready at once, from the first read to the last write: what it adds \
+     to a command each way. Every 16th turn is measured.",
+);
+
+const UPSTREAM: (&str, &str) = (
+    "memorystore_proxy_upstream_latency_seconds",
+    "Time from a command's write to a node to the arrival of its reply. One command at a time is measured \
+     on each connection.",
+);
 
 /// Reads one cell.
 type Read = fn(&WorkerMetrics) -> &Cell;
@@ -172,6 +201,11 @@ pub const FAMILIES: &[Family] = families! {
             "noroute": retries_noroute,
             "noscript": retries_noscript
         }
+    COUNTER "upstream_renewals_total", "AUTHs said again on connections in use, with a newer credential.", "" { "": renewals }
+    COUNTER "upstream_retirements_total", "Connections replaced because of their age.", "" { "": retirements }
+    GAUGE "upstream_nodes_in_backoff", "Nodes that are not dialled for a while because they refused or failed.", "" { "": nodes_in_backoff }
+    COUNTER "pubsub_messages_total", "Messages delivered to subscribed clients.", "" { "": messages }
+    GAUGE "pubsub_subscriptions", "Channels and patterns the proxy is subscribed to for its clients.", "" { "": subscriptions }
 };
 
 /// Sums the cells of all threads when scraped.
@@ -186,8 +220,9 @@ impl WorkerCollector {
     /// # Errors
     /// A name or label that Prometheus forbids; a fault of [`FAMILIES`].
     pub fn new(workers: Vec<Arc<WorkerMetrics>>) -> prometheus::Result<Self> {
-        let descs =
-            FAMILIES.iter().map(|f| desc(f.name, f.help, f.label)).collect::<Result<_, _>>()?;
+        let histograms = [(TURN.0, TURN.1, ""), (UPSTREAM.0, UPSTREAM.1, "")];
+        let descs = FAMILIES.iter().map(|f| (f.name, f.help, f.label)).chain(histograms);
+        let descs = descs.map(|(n, h, l)| desc(n, h, l)).collect::<Result<_, _>>()?;
         Ok(Self { workers, descs })
     }
 }
@@ -208,6 +243,14 @@ impl Collector for WorkerCollector {
                 }
                 family.build()
             })
+            .chain([
+                histogram::family(TURN.0, TURN.1, self.workers.iter().map(|w| &w.latencies.turn)),
+                histogram::family(
+                    UPSTREAM.0,
+                    UPSTREAM.1,
+                    self.workers.iter().map(|w| &w.latencies.upstream),
+                ),
+            ])
             .collect()
     }
 }
@@ -318,7 +361,7 @@ mod tests {
         }
         assert_eq!(
             cells.len(),
-            size_of::<WorkerMetrics>() / size_of::<Cell>(),
+            (size_of::<WorkerMetrics>() - size_of::<Latencies>()) / size_of::<Cell>(),
             "a field that no family shows"
         );
     }

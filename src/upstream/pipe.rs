@@ -127,6 +127,10 @@ pub struct Pipe {
     pub retire_at: u64,
     /// The connection it takes the place of when it is ready.
     pub replaces: Option<Key>,
+    /// Behind the request whose reply is timed (offset in `out`; `u64::MAX`: none).
+    pub timed: u64,
+    /// When that was written (µs of the worker's clock).
+    pub timed_at: u64,
     /// It waits for its turn to be dialled.
     pub queued: bool,
     /// An in-band AUTH is in flight.
@@ -168,6 +172,8 @@ impl Pipe {
             renew_at: u64::MAX,
             retire_at: u64::MAX,
             replaces: None,
+            timed: u64::MAX,
+            timed_at: 0,
             queued: false,
             reauthenticating: false,
             duty: Duty::Shared,
@@ -219,6 +225,25 @@ impl Pipe {
     /// Every request without reply, oldest first.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.inflight.iter()
+    }
+
+    /// Times the request that was written last, unless one is being timed.
+    #[inline]
+    pub fn start_timing(&mut self, now_us: u64) {
+        if self.timed == u64::MAX {
+            self.timed = self.out.sent();
+            self.timed_at = now_us;
+        }
+    }
+
+    /// How long the timed request took, once its reply is there (µs).
+    #[inline]
+    pub fn stop_timing(&mut self, now_us: u64) -> Option<u64> {
+        if self.front < self.timed {
+            return None;
+        }
+        self.timed = u64::MAX;
+        Some(now_us.saturating_sub(self.timed_at))
     }
 
     /// True when bytes of some request left and its reply is due.

@@ -32,12 +32,17 @@ use super::socket::{Conn, ReadOutcome, Stream};
 /// Size of a worker's read buffer: the most one read takes (bytes).
 const READ_BUFFER: usize = 64 * 1024;
 
+/// Every so many turns one is measured.
+const MEASURED: u32 = 16;
+
 /// What a worker asks of the control thread.
 pub trait Control: Send + Sync {
     /// A fresh slot map is wanted.
     fn refresh(&self, reason: Reason);
     /// A node refused the credential of this generation.
     fn credential_rejected(&self, generation: u64);
+    /// How long a turn took, if it was measured, and some replies of nodes (µs).
+    fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]);
     /// The worker's counters, once a turn.
     fn publish(&self, counters: &Counters, sessions: usize);
 }
@@ -81,6 +86,8 @@ pub struct Io {
     turn: Cell<bool>,
     flusher: RefCell<Option<Waker>>,
     timer: RefCell<Option<Waker>>,
+    /// Turns so far, wrapping.
+    turns: Cell<u32>,
     /// What the timer task sleeps towards (ms of the hub's clock).
     armed: Cell<u64>,
 }
@@ -106,6 +113,7 @@ impl Io {
             turn: Cell::new(false),
             flusher: RefCell::new(None),
             timer: RefCell::new(None),
+            turns: Cell::new(0),
             armed: Cell::new(u64::MAX),
         })
     }
@@ -136,7 +144,10 @@ impl Io {
     #[inline]
     fn begin_turn(&self) {
         if !self.turn.replace(true) {
-            self.hub.borrow_mut().set_now(self.clock());
+            let now = self.started.elapsed();
+            let mut hub = self.hub.borrow_mut();
+            hub.set_now(now.as_millis() as u64);
+            hub.set_now_us(now.as_micros() as u64);
             if let Some(w) = self.flusher.borrow().as_ref() {
                 w.wake_by_ref();
             }
@@ -270,6 +281,10 @@ impl Io {
         loop {
             let mut hub = self.hub.borrow_mut();
             std::mem::swap(&mut *work, &mut hub.work);
+            if !work.latencies.is_empty() {
+                self.control.observe(None, &work.latencies);
+                work.latencies.clear();
+            }
             if work.is_empty() {
                 break;
             }
@@ -313,6 +328,13 @@ impl Io {
             }
         }
         let hub = self.hub.borrow();
+        let turn = self.turns.get().wrapping_add(1);
+        self.turns.set(turn);
+        let measured = (turn % MEASURED == 0)
+            .then(|| (self.started.elapsed().as_micros() as u64).saturating_sub(hub.now_us()));
+        if measured.is_some() {
+            self.control.observe(measured, &[]);
+        }
         self.sessions.store(hub.session_count(), Ordering::Relaxed);
         self.control.publish(&hub.counters, hub.session_count());
         if let Some(at) = hub.next_deadline()
@@ -332,6 +354,7 @@ impl Io {
     }
 
     fn flush_pipe(&self, hub: &mut Hub, key: Key, conn: &Conn) {
+        let now_us = hub.now_us();
         let Some(pipe) = hub.pipe_mut(key) else {
             return;
         };
@@ -359,6 +382,9 @@ impl Io {
             let (n, e, w) = write_out(&mut pipe.out, conn, ByteQueue::mark_sent);
             failed = e;
             writes += w;
+            if n > 0 {
+                pipe.start_timing(now_us);
+            }
             hub.counters.upstream_bytes_out += n;
         }
         hub.counters.upstream_writes += writes;

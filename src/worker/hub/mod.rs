@@ -19,6 +19,8 @@ mod monitor;
 mod nodes;
 mod pubsub;
 mod renewal;
+#[cfg(test)]
+mod renewal_tests;
 mod reply;
 mod request;
 mod scan;
@@ -109,6 +111,8 @@ pub struct Work {
     pub dials: Vec<Dial>,
     /// Lines for the log.
     pub notes: Vec<Note>,
+    /// How long replies of nodes took (µs); a sample, nothing to be done.
+    pub latencies: Vec<u64>,
     /// Pipes that are gone: their sockets are to be dropped.
     pub hangups: Vec<Key>,
     /// A fresh slot map is wanted.
@@ -173,6 +177,8 @@ pub struct Counters {
     pub messages: u64,
     pub reauths: u64,
     pub retirements: u64,
+    pub nodes_in_backoff: u64,
+    pub subscriptions: u64,
 }
 
 /// A command that cannot be answered with the reply it got.
@@ -231,6 +237,7 @@ pub struct Hub {
     credential: CredentialState,
     rng: fastrand::Rng,
     now: u64,
+    now_us: u64,
     pace: Pace,
     /// Pipes the bucket let wait, in order.
     dial_queue: VecDeque<Key>,
@@ -288,6 +295,7 @@ impl Hub {
             credential: CredentialState::Pending,
             rng: fastrand::Rng::with_seed(seed),
             now: 0,
+            now_us: 0,
             pace,
             dial_queue: VecDeque::new(),
             alarms: BinaryHeap::new(),
@@ -314,6 +322,23 @@ impl Hub {
     /// Sets the clock (ms since the worker started); never goes back.
     pub fn set_now(&mut self, now: u64) {
         self.now = self.now.max(now);
+    }
+
+    /// The same clock, finer (µs), for measurements alone.
+    pub fn set_now_us(&mut self, now: u64) {
+        self.now_us = now;
+    }
+
+    /// That clock.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// A gauge that nobody counts up and down; asked when a node fails and when alarms ring.
+    fn count_backoffs(&mut self) {
+        let now = self.now;
+        self.counters.nodes_in_backoff =
+            self.nodes.iter().filter(|n| !n.may_dial(now)).count() as u64;
     }
 
     /// The clock.
@@ -506,6 +531,7 @@ impl Hub {
                 None => {}
             }
         }
+        self.count_backoffs();
         self.settle();
     }
 

@@ -76,6 +76,12 @@ pub struct NodeStatus {
     pub connecting: usize,
     /// Commands in flight.
     pub in_flight: usize,
+    /// Since when its oldest connection is authenticated (ms).
+    pub authenticated_ms_ago: Option<u64>,
+    /// When a connection will be authenticated again, or replaced (ms).
+    pub next_renewal_in_ms: Option<u64>,
+    /// For how long it is not dialled (ms).
+    pub backoff_ms: Option<u64>,
     /// What went wrong last, cleared by the next success.
     pub last_error: Option<Arc<str>>,
 }
@@ -472,6 +478,7 @@ impl Hub {
         {
             node.fail(now, random, cause);
         }
+        self.count_backoffs();
         self.report_failing(key, cause);
         self.drop_pipe(key, cause);
         self.work.refresh = Some(Reason::NodeLost);
@@ -599,13 +606,27 @@ impl Hub {
                 ready: 0,
                 connecting: 0,
                 in_flight: 0,
+                authenticated_ms_ago: None,
+                next_renewal_in_ms: None,
+                backoff_ms: (n.next_dial > self.now).then(|| n.next_dial - self.now),
                 last_error: n.last_error.clone(),
             })
             .collect();
         for (_, pipe) in self.pipes.iter() {
             if let Some(status) = all.get_mut(usize::from(pipe.node)) {
                 match pipe.state {
-                    State::Ready => status.ready += 1,
+                    State::Ready => {
+                        status.ready += 1;
+                        let age = self.now.saturating_sub(pipe.authenticated_at);
+                        let oldest = &mut status.authenticated_ms_ago;
+                        *oldest = Some(oldest.map_or(age, |a| a.max(age)));
+                        let next = pipe.renew_at.min(pipe.retire_at);
+                        if next != u64::MAX {
+                            let left = next.saturating_sub(self.now);
+                            let first = &mut status.next_renewal_in_ms;
+                            *first = Some(first.map_or(left, |f| f.min(left)));
+                        }
+                    }
                     _ => status.connecting += 1,
                 }
                 status.in_flight += pipe.in_flight();

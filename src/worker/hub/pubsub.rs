@@ -161,6 +161,7 @@ impl Hub {
             let Some(pipe) = self.topics.leave(kind, &name, key) else {
                 continue;
             };
+            self.counters.subscriptions = self.topics.len() as u64;
             match by_pipe.iter_mut().find(|(p, _)| *p == pipe) {
                 Some((_, all)) => all.push(name),
                 None => by_pipe.push((pipe, vec![name])),
@@ -227,6 +228,7 @@ impl Hub {
     #[cold]
     pub(super) fn place_topics(&mut self) {
         self.topics.dirty = false;
+        self.counters.subscriptions = self.topics.len() as u64;
         self.follow_slots();
         let mut batches: Vec<(Key, Kind, Vec<Bytes>)> = Vec::new();
         let mut later = Vec::new();

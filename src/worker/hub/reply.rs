@@ -46,6 +46,11 @@ impl Hub {
         } else {
             self.consume(key, data)
         };
+        let now_us = self.now_us;
+        let p = self.pipes.get_mut(key).filter(|p| p.silent_until == 0);
+        if let Some(us) = p.and_then(|p| p.stop_timing(now_us)) {
+            self.work.latencies.push(us);
+        }
         match outcome {
             Ok(()) => {}
             Err(Broken::NotResp) => self.pipe_lost(key, "the node sent bytes that are not RESP"),

@@ -89,6 +89,11 @@ impl Default for Topics {
 }
 
 impl Topics {
+    /// Number of names.
+    pub(super) fn len(&self) -> usize {
+        self.by_name.iter().map(HashMap::len).sum()
+    }
+
     /// True when no session is subscribed to anything.
     pub(super) fn is_empty(&self) -> bool {
         self.by_name.iter().all(HashMap::is_empty)

@@ -13,13 +13,13 @@ const UNBLOCKED: &[u8] =
     b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 
 /// A hub with one client before a shard whose primary can change.
-struct Bench {
-    hub: Hub,
-    client: Key,
+pub(super) struct Bench {
+    pub(super) hub: Hub,
+    pub(super) client: Key,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let settings = Settings {
             op_timeout: Duration::from_millis(OP_TIMEOUT),
             connect_timeout: Duration::from_secs(2),
@@ -40,7 +40,7 @@ impl Bench {
     }
 
     /// The slot map now names this node.
-    fn primary(&mut self, node: u16) {
+    pub(super) fn primary(&mut self, node: u16) {
         let primary = NodeAddr { host: "10.0.0.1".into(), port: 7000 + node };
         self.hub.set_topology(Arc::new(Topology {
             epoch: 0,
@@ -51,14 +51,14 @@ impl Bench {
         }));
     }
 
-    fn send(&mut self, words: &str) {
+    pub(super) fn send(&mut self, words: &str) {
         let mut frame = Vec::new();
         encode::command(&mut frame, &words.split(' ').collect::<Vec<_>>());
         self.hub.client_data(self.client, &frame);
     }
 
     /// Time passes, and alarms ring when they are due.
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         let end = self.hub.now() + ms;
         while let Some(at) = self.hub.next_deadline().filter(|&at| at <= end) {
             self.hub.set_now(at);
@@ -68,7 +68,7 @@ impl Bench {
     }
 
     /// Lets the dials that are due succeed.
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         for dial in std::mem::take(&mut self.hub.work.dials) {
             self.hub.pipe_connected(dial.pipe);
             if self.hub.pipe_mut(dial.pipe).is_some_and(|p| !p.may_send()) {
@@ -78,7 +78,7 @@ impl Bench {
     }
 
     /// The request that was sent since this was asked last, and where it went.
-    fn sent(&mut self) -> (Key, String) {
+    pub(super) fn sent(&mut self) -> (Key, String) {
         self.connect();
         let all: Vec<Key> = self.hub.pipes.iter().map(|(k, _)| k).collect();
         let of = |p: &mut Pipe| {
@@ -101,7 +101,7 @@ impl Bench {
     }
 
     /// What the client got since it was asked last.
-    fn got(&mut self) -> String {
+    pub(super) fn got(&mut self) -> String {
         let out = &mut self.hub.session_mut(self.client).expect("a session").out;
         let mut slices = [IoSlice::new(&[]); 8];
         let n = out.unsent_slices(&mut slices);
