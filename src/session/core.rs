@@ -26,6 +26,12 @@ pub const MAX_PENDING: usize = 16 * 1024;
 /// Most request bytes a session may have in flight before its socket is not read any more.
 pub const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 
+/// Why a session is held: it takes no command in while any of these is set.
+pub mod hold {
+    /// A server is being asked what its next command is.
+    pub const LEARNING: u8 = 1 << 0;
+}
+
 /// How the end of a session comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
@@ -98,6 +104,10 @@ pub struct Session {
     pub waits_for_empty: bool,
     /// A command runs alone: nothing is parsed until it is answered.
     pub alone: bool,
+    /// Why it is held, a union of the constants in [`hold`]; 0: it is not.
+    pub holds: u8,
+    /// The client has sent its last byte while it was held: what it sent is still taken in.
+    pub ends_after_input: bool,
     /// MULTI was said: commands are gathered.
     pub transaction: Option<Box<Transaction>>,
     /// Slot of the keys it WATCHes, on its lease.
@@ -140,6 +150,8 @@ impl Session {
             barrier: None,
             waits_for_empty: false,
             alone: false,
+            holds: 0,
+            ends_after_input: false,
             transaction: None,
             watched_slot: None,
             lease: None,
@@ -166,6 +178,7 @@ impl Session {
     pub fn may_parse(&self) -> bool {
         self.closing == Closing::No
             && !self.alone
+            && self.holds == 0
             && (!self.waits_for_empty || self.window.is_empty())
             && self.window.len() < MAX_PENDING
             && self.window.request_bytes() < MAX_IN_FLIGHT_BYTES

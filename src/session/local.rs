@@ -107,6 +107,10 @@ pub fn block_timeout_ms(row: &Row, request: &Request<'_>) -> Option<u64> {
         let s: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
         (0.0..1e15).contains(&s).then(|| (s * 1000.0).ceil() as u64)
     };
+    if row.is_learned() {
+        // Where its timeout stands is not told.
+        return Some(0);
+    }
     match timeout_place(row, request)? {
         (at, 1000) => seconds(request.arg(at)),
         (at, _) => u64::try_from(parse_int(request.arg(at))?).ok(),

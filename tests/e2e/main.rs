@@ -26,6 +26,7 @@ mod clients;
 mod debug;
 mod differential;
 mod handshake;
+mod learned;
 mod load;
 mod loss;
 mod monitor;

@@ -14,6 +14,7 @@ mod clients;
 mod exclusive;
 mod face;
 mod gather;
+mod learn;
 mod lease;
 mod monitor;
 mod nodes;
@@ -51,6 +52,7 @@ use crate::session::streams::Streams;
 use crate::upstream::pace::Pace;
 use crate::upstream::pipe::{Entry, Pipe};
 
+use learn::Lessons;
 use nodes::Node;
 pub use nodes::NodeStatus;
 use topics::Topics;
@@ -250,6 +252,7 @@ pub struct Hub {
     uncovered: Vec<Key>,
     /// An alarm for pipes that only listen is set.
     listening: bool,
+    lessons: Lessons,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     /// Fences with nothing in flight any more.
@@ -300,6 +303,7 @@ impl Hub {
             monitors: Vec::new(),
             uncovered: Vec::new(),
             listening: false,
+            lessons: Lessons::default(),
             troubled: Vec::new(),
             fenced: Vec::new(),
             unfenced: Vec::new(),
@@ -335,6 +339,8 @@ impl Hub {
             if s.alone && s.blocked {
                 // As a server does: nobody is there to take the element.
                 s.closing = Closing::Now;
+            } else if s.holds != 0 && !s.input.is_empty() {
+                s.ends_after_input = true;
             } else if s.closing == Closing::No {
                 s.closing = Closing::AfterReplies;
             }
@@ -346,6 +352,10 @@ impl Hub {
     pub fn drain(&mut self) {
         let all: Vec<Key> = self.sessions.iter().map(|(k, _)| k).collect();
         for key in all {
+            if let Some(s) = self.sessions.get_mut(key) {
+                s.holds = 0;
+                s.input.clear();
+            }
             self.client_eof(key);
         }
     }
@@ -396,7 +406,8 @@ impl Hub {
             return false;
         };
         // A session that runs a command alone is read on, up to a point, so that its end is seen.
-        let wanted = !s.resuming && (s.may_parse() || s.alone && s.input.len() < MAX_READ_AHEAD);
+        let waits = s.alone || s.holds != 0;
+        let wanted = !s.resuming && (s.may_parse() || waits && s.input.len() < MAX_READ_AHEAD);
         s.read_paused = !wanted;
         wanted
     }
@@ -552,6 +563,7 @@ impl Hub {
         self.fail_late_subscribers();
         self.fail_late_streams();
         busy |= !self.topics.waiting.is_empty() || self.streams_start();
+        busy |= self.tick_questions();
         if busy {
             self.start_ticking();
         }

@@ -26,6 +26,7 @@ use crate::session::window::NO_SLOT;
 use crate::upstream::pipe::{Entry, Purpose};
 
 use super::Hub;
+use super::learn::Lesson;
 
 /// Argument ranges kept for reuse between requests; more are given back.
 const KEEP_ARGS: usize = 4096;
@@ -123,6 +124,11 @@ impl Hub {
                 input.reserve(need.saturating_sub(input.len()));
                 s.input = input;
             }
+            if s.ends_after_input && s.may_parse() {
+                // What is left is not a whole request, and no more will come.
+                s.closing = Closing::AfterReplies;
+                self.mark_session(key);
+            }
         }
     }
 
@@ -184,7 +190,20 @@ impl Hub {
         if request.is_empty() {
             return true;
         }
-        let row = find_row(request);
+        let row = match find_row(request) {
+            Some(row) if !row.container => Some(row),
+            found => match self.learn(key, found, request) {
+                Lesson::Row(row) => Some(row),
+                Lesson::Untold => None,
+                Lesson::Wait => return false,
+                Lesson::Absent => return self.no_such_command(key, request),
+                Lesson::Failed(text) => {
+                    self.counters.commands += 1;
+                    self.refuse_queued(key, &text);
+                    return true;
+                }
+            },
+        };
         let Some(s) = self.sessions.get(key) else {
             return true;
         };
@@ -254,8 +273,8 @@ impl Hub {
         request: &Request<'_>,
     ) -> bool {
         let Some(row) = row else {
-            // Newer servers and modules know more names than we do; the server's word counts. The
-            // cluster itself answers MOVED if the first argument is a key of another node.
+            // Nobody tells what it is. The cluster itself answers MOVED if the first argument is not the
+            // key, or if another node has it.
             self.counters.commands += 1;
             let slot = match request.len() {
                 0 | 1 => NO_SLOT,
@@ -327,6 +346,17 @@ impl Hub {
             }
         }
         self.counters.commands += 1;
+        true
+    }
+
+    /// A command that no server knows: any node has the right words for that.
+    fn no_such_command(&mut self, key: Key, request: &Request<'_>) -> bool {
+        self.counters.commands += 1;
+        if self.sessions.get(key).is_some_and(|s| s.transaction.is_some()) {
+            self.refuse_queued(key, &local::unknown_command(request));
+        } else {
+            self.dispatch(key, None, NO_SLOT, request, 1);
+        }
         true
     }
 
