@@ -8,6 +8,7 @@
 use bytes::BytesMut;
 
 use crate::buffer::ByteQueue;
+use crate::command::spec::Row;
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::scan::RequestScanner;
@@ -30,6 +31,8 @@ pub const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 pub mod hold {
     /// A server is being asked what its next command is.
     pub const LEARNING: u8 = 1 << 0;
+    /// CLIENT PAUSE.
+    pub const PAUSED: u8 = 1 << 1;
 }
 
 /// How the end of a session comes.
@@ -54,8 +57,14 @@ pub struct Profile {
     pub local_host: String,
     /// Port the client connected to; 0 on a Unix socket.
     pub local_port: u16,
+    /// Its descriptor.
+    pub fd: i32,
     /// When it connected (ms of the worker's clock).
     pub since: u64,
+    /// CLIENT NO-EVICT ON: nobody is evicted here, but it is shown.
+    pub no_evict: bool,
+    /// CLIENT NO-TOUCH ON; likewise.
+    pub no_touch: bool,
     /// CLIENT SETNAME.
     pub name: Vec<u8>,
     /// CLIENT SETINFO LIB-NAME.
@@ -126,6 +135,10 @@ pub struct Session {
     pub closing: Closing,
     /// Who the client is.
     pub profile: Box<Profile>,
+    /// The row of its last command.
+    pub last: Option<&'static Row>,
+    /// When it last said or was told something (ms of the worker's clock).
+    pub active_at: u64,
     /// It has been queued for writing and not yet been served.
     pub dirty: bool,
     /// Its socket is not being read.
@@ -160,7 +173,9 @@ impl Session {
             blocked: false,
             wait: None,
             closing: Closing::No,
+            active_at: profile.since,
             profile: Box::new(profile),
+            last: None,
             dirty: false,
             read_paused: false,
             resuming: false,

@@ -16,6 +16,8 @@ use crate::resp::encode;
 use crate::resp::reply::{Class, classify};
 use crate::resp::request::Request;
 use crate::session::core::hold;
+use crate::session::local;
+use crate::session::window::NO_SLOT;
 use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Entry, Purpose};
 
@@ -107,6 +109,21 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// A command that no server knows: any node has the right words for that.
+    pub(super) fn no_such_command(&mut self, key: Key, request: &Request<'_>) -> bool {
+        self.counters.commands += 1;
+        let Some(s) = self.sessions.get_mut(key) else {
+            return true;
+        };
+        s.last = None;
+        if s.transaction.is_some() {
+            self.refuse_queued(key, &local::unknown_command(request));
+        } else {
+            self.dispatch(key, None, NO_SLOT, request, 1);
+        }
+        true
     }
 
     /// The row of the subcommand, when `row` is a container that has it.

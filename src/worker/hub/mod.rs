@@ -18,6 +18,7 @@ mod learn;
 mod lease;
 mod monitor;
 mod nodes;
+mod peers;
 mod pubsub;
 mod renewal;
 mod reply;
@@ -55,6 +56,8 @@ use crate::upstream::pipe::{Entry, Pipe};
 use learn::Lessons;
 use nodes::Node;
 pub use nodes::NodeStatus;
+use peers::Peers;
+pub use peers::{Answer, Letter, Question};
 use topics::Topics;
 
 /// What an operator can set about the data path.
@@ -117,6 +120,8 @@ pub struct Work {
     pub refresh: Option<Reason>,
     /// This credential generation was refused: a new token is wanted.
     pub rejected_credential: Option<u64>,
+    /// Letters to other workers, by their numbers.
+    pub letters: Vec<(usize, Letter)>,
 }
 
 impl Work {
@@ -130,6 +135,7 @@ impl Work {
             && self.hangups.is_empty()
             && self.refresh.is_none()
             && self.rejected_credential.is_none()
+            && self.letters.is_empty()
     }
 }
 
@@ -253,6 +259,7 @@ pub struct Hub {
     /// An alarm for pipes that only listen is set.
     listening: bool,
     lessons: Lessons,
+    peers: Peers,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     /// Fences with nothing in flight any more.
@@ -304,6 +311,7 @@ impl Hub {
             uncovered: Vec::new(),
             listening: false,
             lessons: Lessons::default(),
+            peers: Peers::default(),
             troubled: Vec::new(),
             fenced: Vec::new(),
             unfenced: Vec::new(),
@@ -564,6 +572,7 @@ impl Hub {
         self.fail_late_streams();
         busy |= !self.topics.waiting.is_empty() || self.streams_start();
         busy |= self.tick_questions();
+        busy |= self.tick_consultations();
         if busy {
             self.start_ticking();
         }

@@ -209,6 +209,7 @@ impl Hub {
         };
         if !s.dirty {
             s.dirty = true;
+            s.active_at = self.now;
             self.work.sessions.push(entry.session);
         }
         if s.alone && s.window.is_empty() {

@@ -35,9 +35,11 @@ impl Hub {
     /// The client sent bytes.
     pub fn client_data(&mut self, key: Key, data: &[u8]) {
         self.counters.client_bytes_in += data.len() as u64;
+        let now = self.now;
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
+        s.active_at = now;
         if s.input.is_empty() && s.may_parse() {
             let (used, need) = self.parse(key, data);
             if used < data.len()
@@ -204,9 +206,10 @@ impl Hub {
                 }
             },
         };
-        let Some(s) = self.sessions.get(key) else {
+        let Some(s) = self.sessions.get_mut(key) else {
             return true;
         };
+        s.last = row;
         if s.streams.is_some() {
             return self.request_while_listening(key, row, request);
         }
@@ -326,7 +329,9 @@ impl Hub {
                 | Local::ClientList
                 | Local::ClientKill
                 | Local::ClientUnblock),
-            ) if local::arity_fits(row, request.len()) => self.client_command(key, what, request),
+            ) if local::arity_fits(row, request.len()) => {
+                self.client_command(key, row, what, request)
+            }
             Handler::Local(what) => return self.local(key, row, what, request),
             Handler::Transaction(what) => return self.transaction(key, row, what, request),
             Handler::Blocking => return self.blocking(key, row, request),
@@ -346,17 +351,6 @@ impl Hub {
             }
         }
         self.counters.commands += 1;
-        true
-    }
-
-    /// A command that no server knows: any node has the right words for that.
-    fn no_such_command(&mut self, key: Key, request: &Request<'_>) -> bool {
-        self.counters.commands += 1;
-        if self.sessions.get(key).is_some_and(|s| s.transaction.is_some()) {
-            self.refuse_queued(key, &local::unknown_command(request));
-        } else {
-            self.dispatch(key, None, NO_SLOT, request, 1);
-        }
         true
     }
 
