@@ -25,7 +25,7 @@ use crate::telemetry::control::{ControlSources, SourceCounts, registry};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::worker::hub::{Counters, Settings};
 use crate::worker::io::Control;
-use crate::worker::{Feeds, Worker};
+use crate::worker::{Feeds, Worker, introduce};
 
 /// How long replies that are due may take when the process stops.
 const GRACE: Duration = Duration::from_secs(10);
@@ -80,6 +80,7 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let metrics: Vec<Arc<WorkerMetrics>> =
         (0..config.threads.get()).map(|_| Arc::default()).collect();
     let workers = Arc::new(start_workers(&config, &metrics, &credentials, &watcher, &stop)?);
+    introduce(&workers);
 
     let mut listeners = vec![bound.to_string()];
     listeners

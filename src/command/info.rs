@@ -15,7 +15,6 @@ const SUMMED: &[&str] = &[
     "allocator_active",
     "allocator_allocated",
     "allocator_resident",
-    "connected_clients",
     "blocked_clients",
     "tracking_clients",
     "clients_in_timeout_table",
@@ -95,7 +94,7 @@ pub struct About {
     pub version: &'static str,
     /// Shards behind it.
     pub shards: usize,
-    /// Clients of this worker.
+    /// Clients of the proxy.
     pub clients: usize,
     /// Seconds since the worker started.
     pub uptime_s: u64,
@@ -108,14 +107,15 @@ impl About {
     pub fn section(&self) -> String {
         format!(
             "# Proxy\r\nproxy_name:memorystore-auth-proxy\r\nproxy_version:{}\r\nproxy_shards:{}\r\n\
-             proxy_worker_clients:{}\r\nproxy_worker_uptime_in_seconds:{}\r\nproxy_worker_commands:{}\r\n",
+             proxy_clients:{}\r\nproxy_worker_uptime_in_seconds:{}\r\nproxy_worker_commands:{}\r\n",
             self.version, self.shards, self.clients, self.uptime_s, self.commands
         )
     }
 }
 
-/// Merges the INFO texts of the shards; `proxy` is the section to append, empty for none.
-pub fn merge(parts: &[&str], proxy: &str) -> String {
+/// Merges the INFO texts of the shards; `proxy` is the section to append, empty for none, `clients` the
+/// number of the proxy's own, which are the clients of the one server that is shown.
+pub fn merge(parts: &[&str], proxy: &str, clients: usize) -> String {
     let mut out = String::with_capacity(parts.first().map_or(0, |p| p.len()) + proxy.len());
     let mut in_cluster_section = false;
     let mut keyspace_done = false;
@@ -140,6 +140,8 @@ pub fn merge(parts: &[&str], proxy: &str) -> String {
         }
         let merged = if in_cluster_section && name == "cluster_enabled" {
             "0".to_owned()
+        } else if name == "connected_clients" {
+            clients.to_string()
         } else {
             field(parts, name, value)
         };
@@ -285,10 +287,10 @@ mod tests {
     #[test]
     fn one_standalone_document() {
         let about = About { version: "1", shards: 2, clients: 1, uptime_s: 0, commands: 0 };
-        let text = merge(&[A, B], &about.section());
+        let text = merge(&[A, B], &about.section(), 3);
         for line in [
             "redis_mode:standalone",
-            "connected_clients:7",
+            "connected_clients:3",
             "used_memory:3072",
             "used_memory_human:3.00K",
             "cluster_enabled:0",
@@ -305,7 +307,7 @@ mod tests {
     fn a_shard_without_keys_hides_no_keyspace() {
         let empty = "# Keyspace\r\n";
         assert_eq!(
-            merge(&[empty, "# Keyspace\r\ndb0:keys=4,expires=0,avg_ttl=0\r\n"], ""),
+            merge(&[empty, "# Keyspace\r\ndb0:keys=4,expires=0,avg_ttl=0\r\n"], "", 1),
             "# Keyspace\r\ndb0:keys=4,expires=0,avg_ttl=0\r\n"
         );
     }

@@ -51,8 +51,13 @@ pub enum Merge {
     /// Flat lists of name and value: integers summed by name, the rest as the first node says
     /// (MEMORY STATS).
     Stats,
-    /// INFO: see `command::info`; holds the `# Proxy` section.
-    Info(String),
+    /// INFO: see `command::info`.
+    Info {
+        /// The `# Proxy` section, or nothing.
+        section: String,
+        /// Clients of the proxy.
+        clients: usize,
+    },
 }
 
 impl Merge {
@@ -123,13 +128,13 @@ impl Merge {
                 encode::bulk(out, &texts.join(&b"\n"[..]));
             }
             Self::Stats => stats(parts, out)?,
-            Self::Info(section) => {
+            Self::Info { section, clients } => {
                 let verbatim = parts.clone().next()?.first() == Some(&b'=');
                 let texts: Vec<String> = parts
                     .map(|p| text(p).map(|t| String::from_utf8_lossy(t).into_owned()))
                     .collect::<Option<_>>()?;
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                let document = super::info::merge(&texts, section);
+                let document = super::info::merge(&texts, section, *clients);
                 info_reply(&document, verbatim, out);
             }
             Self::FirstNotNull => {

@@ -5,7 +5,9 @@
 
 pub mod glob;
 pub mod info;
+pub mod introspect;
 pub mod keys;
+pub mod learned;
 pub mod lookup;
 pub mod merge;
 pub mod slot;

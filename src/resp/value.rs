@@ -105,6 +105,9 @@ pub struct Decoder {
     /// Elements still due on each open level.
     open: Vec<usize>,
     resp3: bool,
+    /// Where sets begin. The crate refuses sets of aggregates, which COMMAND INFO has, and loses their
+    /// order: it is shown arrays instead.
+    sets: Vec<usize>,
 }
 
 impl Decoder {
@@ -119,8 +122,16 @@ impl Decoder {
                 return if buf.len() > MAX_FRAME { Err(DecodeError::TooLarge) } else { Ok(None) };
             }
         }
-        let Self { pos: len, resp3, .. } = std::mem::take(self);
-        let value = if resp3 { decode_resp3(&buf[..len]) } else { decode_resp2(&buf[..len]) };
+        let Self { pos: len, resp3, sets, .. } = std::mem::take(self);
+        let value = match (resp3, sets.is_empty()) {
+            (false, _) => decode_resp2(&buf[..len]),
+            (true, true) => decode_resp3(&buf[..len]),
+            (true, false) => {
+                let mut frame = buf[..len].to_vec();
+                sets.into_iter().for_each(|at| frame[at] = b'*');
+                decode_resp3(&frame)
+            }
+        };
         value.map(|value| Some((value, len)))
     }
 
@@ -155,6 +166,9 @@ impl Decoder {
             }
             b'*' | b'~' | b'>' | b'%' | b'|' => {
                 self.resp3 |= kind != b'*';
+                if kind == b'~' {
+                    self.sets.push(self.pos);
+                }
                 let count = length(line)?.unwrap_or(0);
                 elements = match kind {
                     b'%' => 2 * count,
@@ -288,6 +302,12 @@ mod tests {
         assert_eq!(len, resp3.len() - 5);
         let slots = value.field("slots").unwrap();
         assert_eq!(slots.as_array().unwrap(), [Value::Bool(true), Value::Null]);
+        // As COMMAND INFO has them.
+        let set_of_maps = b"~2\r\n%1\r\n+a\r\n~1\r\n:1\r\n%0\r\n";
+        let inner =
+            Value::Map(vec![(Value::Simple(b"a".to_vec()), Value::Array(vec![Value::Int(1)]))]);
+        let sets = Value::Array(vec![inner, Value::Map(vec![])]);
+        assert_eq!(decode(set_of_maps), Ok(Some((sets, set_of_maps.len()))));
         assert_eq!(decode(b"*-1\r\n").unwrap().unwrap().0, Value::Null);
         assert_eq!(decode(b"*0\r\n").unwrap().unwrap().0, Value::Array(vec![]));
     }

@@ -8,6 +8,7 @@
 use bytes::BytesMut;
 
 use crate::buffer::ByteQueue;
+use crate::command::spec::Row;
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::scan::RequestScanner;
@@ -25,6 +26,14 @@ pub const MAX_PENDING: usize = 16 * 1024;
 
 /// Most request bytes a session may have in flight before its socket is not read any more.
 pub const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why a session is held: it takes no command in while any of these is set.
+pub mod hold {
+    /// A server is being asked what its next command is.
+    pub const LEARNING: u8 = 1 << 0;
+    /// CLIENT PAUSE.
+    pub const PAUSED: u8 = 1 << 1;
+}
 
 /// How the end of a session comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +57,14 @@ pub struct Profile {
     pub local_host: String,
     /// Port the client connected to; 0 on a Unix socket.
     pub local_port: u16,
+    /// Its descriptor.
+    pub fd: i32,
     /// When it connected (ms of the worker's clock).
     pub since: u64,
+    /// CLIENT NO-EVICT ON: nobody is evicted here, but it is shown.
+    pub no_evict: bool,
+    /// CLIENT NO-TOUCH ON; likewise.
+    pub no_touch: bool,
     /// CLIENT SETNAME.
     pub name: Vec<u8>,
     /// CLIENT SETINFO LIB-NAME.
@@ -98,6 +113,10 @@ pub struct Session {
     pub waits_for_empty: bool,
     /// A command runs alone: nothing is parsed until it is answered.
     pub alone: bool,
+    /// Why it is held, a union of the constants in [`hold`]; 0: it is not.
+    pub holds: u8,
+    /// The client has sent its last byte while it was held: what it sent is still taken in.
+    pub ends_after_input: bool,
     /// MULTI was said: commands are gathered.
     pub transaction: Option<Box<Transaction>>,
     /// Slot of the keys it WATCHes, on its lease.
@@ -116,6 +135,10 @@ pub struct Session {
     pub closing: Closing,
     /// Who the client is.
     pub profile: Box<Profile>,
+    /// The row of its last command.
+    pub last: Option<&'static Row>,
+    /// When it last said or was told something (ms of the worker's clock).
+    pub active_at: u64,
     /// It has been queued for writing and not yet been served.
     pub dirty: bool,
     /// Its socket is not being read.
@@ -140,6 +163,8 @@ impl Session {
             barrier: None,
             waits_for_empty: false,
             alone: false,
+            holds: 0,
+            ends_after_input: false,
             transaction: None,
             watched_slot: None,
             lease: None,
@@ -148,7 +173,9 @@ impl Session {
             blocked: false,
             wait: None,
             closing: Closing::No,
+            active_at: profile.since,
             profile: Box::new(profile),
+            last: None,
             dirty: false,
             read_paused: false,
             resuming: false,
@@ -166,6 +193,7 @@ impl Session {
     pub fn may_parse(&self) -> bool {
         self.closing == Closing::No
             && !self.alone
+            && self.holds == 0
             && (!self.waits_for_empty || self.window.is_empty())
             && self.window.len() < MAX_PENDING
             && self.window.request_bytes() < MAX_IN_FLIGHT_BYTES

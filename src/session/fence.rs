@@ -150,6 +150,15 @@ impl Fences {
         fence.probe.is_none() && fence.outstanding == 0
     }
 
+    /// A command in flight turns out to be of another slot. True: see whether something of the old one
+    /// may leave.
+    pub fn change_slot(&mut self, from: u16, to: u16, ticket: u32, part: u16) -> bool {
+        if let Some(fence) = self.slots.get_mut(&to) {
+            fence.outstanding += 1;
+        }
+        self.answered(from, ticket, part)
+    }
+
     /// What may leave now; the caller sends it, or gives it back with [`Fences::take_back`].
     pub fn ready(&mut self, slot: u16, now: u64) -> Ready {
         let Some(fence) = self.slots.get_mut(&slot) else {

@@ -22,6 +22,14 @@ pub struct Facts<'a> {
     pub version: &'a str,
 }
 
+impl Facts<'_> {
+    /// True when the upstream's version is this one or a later one.
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+    }
+}
+
 /// What became of a local command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -107,6 +115,10 @@ pub fn block_timeout_ms(row: &Row, request: &Request<'_>) -> Option<u64> {
         let s: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
         (0.0..1e15).contains(&s).then(|| (s * 1000.0).ceil() as u64)
     };
+    if row.is_learned() {
+        // Where its timeout stands is not told.
+        return Some(0);
+    }
     match timeout_place(row, request)? {
         (at, 1000) => seconds(request.arg(at)),
         (at, _) => u64::try_from(parse_int(request.arg(at))?).ok(),
@@ -249,6 +261,7 @@ pub fn answer(
         Local::Reset => {
             s.version = Version::V2;
             s.profile.name.clear();
+            s.window.silent = false;
             encode::simple(out, "RESET");
         }
         Local::Asking => encode::simple(out, "OK"),
@@ -279,7 +292,12 @@ pub fn answer(
         Local::ClientSetinfo => set_info(s, request, out),
         Local::ClientNoEvict | Local::ClientNoTouch => {
             let mode = request.arg(2);
-            if mode.eq_ignore_ascii_case(b"ON") || mode.eq_ignore_ascii_case(b"OFF") {
+            let on = mode.eq_ignore_ascii_case(b"ON");
+            if on || mode.eq_ignore_ascii_case(b"OFF") {
+                match what {
+                    Local::ClientNoEvict => s.profile.no_evict = on,
+                    _ => s.profile.no_touch = on,
+                }
                 encode::simple(out, "OK");
             } else {
                 encode::error(out, "ERR syntax error");

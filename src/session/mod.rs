@@ -7,6 +7,7 @@ pub mod core;
 pub mod fence;
 pub mod local;
 pub mod redirect;
+pub mod roster;
 pub mod scan;
 pub mod scripts;
 pub mod streams;

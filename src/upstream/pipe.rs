@@ -32,6 +32,8 @@ pub enum Purpose {
     Reauth,
     /// For the worker: confirmations (as pushes) of a SUBSCRIBE or UNSUBSCRIBE of its own.
     Subscribe,
+    /// For the worker: what a node says of a command; `ticket` names the question.
+    Learn,
 }
 
 /// One request in flight.

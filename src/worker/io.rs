@@ -26,7 +26,7 @@ use crate::key::Key;
 use crate::net;
 use crate::session::core::Profile;
 
-use super::hub::{Counters, Dial, Hub, Work};
+use super::hub::{Counters, Dial, Hub, Letter, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
 
 /// Size of a worker's read buffer: the most one read takes (bytes).
@@ -46,6 +46,9 @@ pub trait Control: Send + Sync {
     /// The worker's counters, once a turn.
     fn publish(&self, counters: &Counters, sessions: usize);
 }
+
+/// Delivers a letter to a worker; gives it back when that is gone.
+pub type Post = Box<dyn Fn(usize, Letter) -> Result<(), Letter>>;
 
 /// Sockets by the key of their session or pipe.
 #[derive(Debug, Default)]
@@ -78,6 +81,8 @@ pub struct Io {
     buffer: RefCell<Box<[u8]>>,
     work: RefCell<Work>,
     control: Arc<dyn Control>,
+    /// The way to the other workers, when there are any.
+    post: RefCell<Option<Post>>,
     started: Instant,
     connect_timeout: Duration,
     /// Number of sessions, for the listener's choice of a worker.
@@ -107,6 +112,7 @@ impl Io {
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             work: RefCell::default(),
             control,
+            post: RefCell::new(None),
             started: Instant::now(),
             connect_timeout,
             sessions,
@@ -116,6 +122,11 @@ impl Io {
             turns: Cell::new(0),
             armed: Cell::new(u64::MAX),
         })
+    }
+
+    /// Lets the hub write to the other workers.
+    pub fn set_post(&self, post: Post) {
+        *self.post.borrow_mut() = Some(post);
     }
 
     /// Serves flushes and timers until the thread ends.
@@ -155,7 +166,8 @@ impl Io {
     }
 
     /// Serves a new client until it is gone.
-    pub fn serve_client(self: &Rc<Self>, stream: Stream, profile: Profile) -> io::Result<()> {
+    pub fn serve_client(self: &Rc<Self>, stream: Stream, mut profile: Profile) -> io::Result<()> {
+        profile.fd = stream.fd();
         let conn = Rc::new(Conn::new(stream)?);
         let key = self.with_hub(|hub| hub.client_open(profile));
         self.clients.borrow_mut().insert(key, conn.clone());
@@ -318,6 +330,15 @@ impl Io {
                 match note.failing {
                     Some(cause) => tracing::warn!(node = %note.node, "node is failing: {cause}"),
                     None => tracing::info!(node = %note.node, "node is well again"),
+                }
+            }
+            for (to, letter) in work.letters.drain(..) {
+                let lost = match self.post.borrow().as_ref() {
+                    Some(post) => post(to, letter).err(),
+                    None => Some(letter),
+                };
+                if let Some(letter) = lost {
+                    self.hub.borrow_mut().undeliverable(&letter);
                 }
             }
             if let Some(reason) = work.refresh.take() {

@@ -7,6 +7,7 @@ pub mod hub;
 pub mod io;
 pub mod socket;
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -19,7 +20,7 @@ use crate::cluster::topology::Topology;
 use crate::credentials::CredentialState;
 use crate::session::core::Profile;
 
-use hub::{Hub, NodeStatus, Settings};
+use hub::{Hub, Letter, NodeStatus, Settings};
 use io::{Control, Io};
 use socket::Stream;
 
@@ -37,6 +38,25 @@ pub struct Accepted {
 enum Message {
     Serve(Accepted),
     Status(oneshot::Sender<Vec<NodeStatus>>),
+    /// Who the workers are, and which of them this one is.
+    Peers(usize, Vec<Peer>),
+}
+
+/// What one worker has of another.
+#[derive(Debug, Clone)]
+struct Peer {
+    letters: mpsc::UnboundedSender<Letter>,
+    sessions: Arc<AtomicUsize>,
+}
+
+/// Makes workers known to each other, for commands that concern the clients of all.
+pub fn introduce(workers: &[Worker]) {
+    let peer = |w: &Worker| Peer { letters: w.letters.clone(), sessions: w.sessions.clone() };
+    let peers: Vec<Peer> = workers.iter().map(peer).collect();
+    for (me, worker) in workers.iter().enumerate() {
+        // A worker that is gone needs to know nobody.
+        let _ = worker.messages.send(Message::Peers(me, peers.clone()));
+    }
 }
 
 /// What a worker reads of the control thread.
@@ -52,6 +72,7 @@ pub struct Feeds {
 #[derive(Debug)]
 pub struct Worker {
     messages: mpsc::UnboundedSender<Message>,
+    letters: mpsc::UnboundedSender<Letter>,
     sessions: Arc<AtomicUsize>,
     thread: Mutex<Option<JoinHandle<()>>>,
     ended: CancellationToken,
@@ -72,6 +93,8 @@ impl Worker {
         grace: Duration,
     ) -> std::io::Result<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
+        let (letters, letterbox) = mpsc::unbounded_channel();
+        let inbox = (inbox, letterbox);
         let sessions = Arc::new(AtomicUsize::new(0));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -90,7 +113,7 @@ impl Worker {
                 local
                     .block_on(&runtime, serve(settings, feeds, control, inbox, gauge, stop, grace));
             })?;
-        Ok(Self { messages, sessions, thread: Mutex::new(Some(thread)), ended })
+        Ok(Self { messages, letters, sessions, thread: Mutex::new(Some(thread)), ended })
     }
 
     /// Clients this worker serves, those on their way included.
@@ -133,11 +156,12 @@ async fn serve(
     settings: Settings,
     feeds: Feeds,
     control: Arc<dyn Control>,
-    mut inbox: mpsc::UnboundedReceiver<Message>,
+    inbox: (mpsc::UnboundedReceiver<Message>, mpsc::UnboundedReceiver<Letter>),
     gauge: Arc<AtomicUsize>,
     stop: CancellationToken,
     grace: Duration,
 ) {
+    let (mut inbox, mut letters) = inbox;
     let connect_timeout = settings.connect_timeout;
     let hub = Hub::new(settings, fastrand::u64(..));
     let io = Io::new(hub, control, connect_timeout, gauge);
@@ -163,26 +187,45 @@ async fn serve(
             }
             message = inbox.recv() => match message {
                 None => break,
-                Some(Message::Status(answer)) => {
-                    // Whoever asked may have gone away.
-                    let _ = answer.send(io.peek(Hub::node_statuses));
-                }
-                Some(Message::Serve(client)) => {
-                    if let Err(error) = io.serve_client(client.stream, client.profile) {
-                        tracing::warn!(%error, "a client could not be served");
-                    }
-                }
+                Some(message) => take(&io, message),
             },
+            Some(letter) = letters.recv() => io.with_hub(|hub| hub.receive(letter)),
         }
     }
     io.with_hub(Hub::drain);
     let drained = async {
         while io.peek(Hub::session_count) > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                // Workers that still serve may ask.
+                Some(letter) = letters.recv() => io.with_hub(|hub| hub.receive(letter)),
+            }
         }
     };
     if tokio::time::timeout(grace, drained).await.is_err() {
         let left = io.peek(Hub::session_count);
         tracing::warn!(sessions = left, "stopping with clients whose replies are still due");
+    }
+}
+
+fn take(io: &Rc<Io>, message: Message) {
+    match message {
+        Message::Status(answer) => {
+            // Whoever asked may have gone away.
+            let _ = answer.send(io.peek(Hub::node_statuses));
+        }
+        Message::Serve(client) => {
+            if let Err(error) = io.serve_client(client.stream, client.profile) {
+                tracing::warn!(%error, "a client could not be served");
+            }
+        }
+        Message::Peers(me, peers) => {
+            let sessions = peers.iter().map(|p| p.sessions.clone()).collect();
+            io.set_post(Box::new(move |to, letter| match peers.get(to) {
+                Some(peer) => peer.letters.send(letter).map_err(|unsent| unsent.0),
+                None => Err(letter),
+            }));
+            io.with_hub(|hub| hub.set_peers(me, sessions));
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -18,6 +19,16 @@ pub enum Stream {
     Tcp(std::net::TcpStream),
     /// Unix domain.
     Unix(std::os::unix::net::UnixStream),
+}
+
+impl Stream {
+    /// Its descriptor, for people to look at.
+    pub fn fd(&self) -> i32 {
+        match self {
+            Self::Tcp(s) => s.as_raw_fd(),
+            Self::Unix(s) => s.as_raw_fd(),
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
 use crate::command::merge::Merge;
-use crate::command::spec::{Begin, Handler, Local, Row, Transaction as Tx, flag};
+use crate::command::spec::{Handler, KeyShape, Local, Row, Transaction as Tx, flag};
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::request::{Request, fill_args};
@@ -195,7 +195,7 @@ impl Hub {
     }
 
     /// Refuses a command in MULTI: EXEC will answer EXECABORT.
-    fn refuse_queued(&mut self, key: Key, text: &str) {
+    pub(super) fn refuse_queued(&mut self, key: Key, text: &str) {
         if let Some(t) = self.sessions.get_mut(key).and_then(|s| s.transaction.as_mut()) {
             t.fail();
         }
@@ -354,7 +354,7 @@ impl Hub {
                 return true;
             }
         };
-        let keyless = slot == NO_SLOT && row.keys.iter().any(|k| k.begin != Begin::Unknown);
+        let keyless = slot == NO_SLOT && row.shape != KeyShape::Debug && !row.is_learned();
         if keyless || !local::arity_fits(row, request.len()) {
             // Not well formed: a node answers at once, with the right words.
             self.dispatch(key, Some(row), slot, request, 1);

@@ -97,7 +97,7 @@ impl Hub {
         let about = About {
             version: env!("CARGO_PKG_VERSION"),
             shards: self.primaries.len(),
-            clients: self.sessions.len(),
+            clients: self.clients_everywhere(),
             uptime_s: self.now / 1000,
             commands: self.counters.commands,
         };
@@ -120,7 +120,8 @@ impl Hub {
         let mut frame = Vec::new();
         let args: Vec<&[u8]> = std::iter::once(&b"INFO"[..]).chain(asked).collect();
         encode::command(&mut frame, &args);
-        self.dispatch_parts(key, row, slots, Merge::Info(section), frame.len(), |_| &frame);
+        let merge = Merge::Info { section, clients: about.clients };
+        self.dispatch_parts(key, row, slots, merge, frame.len(), |_| &frame);
         true
     }
 

@@ -14,9 +14,11 @@ mod clients;
 mod exclusive;
 mod face;
 mod gather;
+mod learn;
 mod lease;
 mod monitor;
 mod nodes;
+mod peers;
 mod pubsub;
 mod renewal;
 #[cfg(test)]
@@ -53,8 +55,11 @@ use crate::session::streams::Streams;
 use crate::upstream::pace::Pace;
 use crate::upstream::pipe::{Entry, Pipe};
 
+use learn::Lessons;
 use nodes::Node;
 pub use nodes::NodeStatus;
+use peers::Peers;
+pub use peers::{Answer, Letter, Question};
 use topics::Topics;
 
 /// What an operator can set about the data path.
@@ -119,6 +124,8 @@ pub struct Work {
     pub refresh: Option<Reason>,
     /// This credential generation was refused: a new token is wanted.
     pub rejected_credential: Option<u64>,
+    /// Letters to other workers, by their numbers.
+    pub letters: Vec<(usize, Letter)>,
 }
 
 impl Work {
@@ -132,6 +139,7 @@ impl Work {
             && self.hangups.is_empty()
             && self.refresh.is_none()
             && self.rejected_credential.is_none()
+            && self.letters.is_empty()
     }
 }
 
@@ -257,6 +265,8 @@ pub struct Hub {
     uncovered: Vec<Key>,
     /// An alarm for pipes that only listen is set.
     listening: bool,
+    lessons: Lessons,
+    peers: Peers,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     /// Fences with nothing in flight any more.
@@ -308,6 +318,8 @@ impl Hub {
             monitors: Vec::new(),
             uncovered: Vec::new(),
             listening: false,
+            lessons: Lessons::default(),
+            peers: Peers::default(),
             troubled: Vec::new(),
             fenced: Vec::new(),
             unfenced: Vec::new(),
@@ -360,6 +372,8 @@ impl Hub {
             if s.alone && s.blocked {
                 // As a server does: nobody is there to take the element.
                 s.closing = Closing::Now;
+            } else if s.holds != 0 && !s.input.is_empty() {
+                s.ends_after_input = true;
             } else if s.closing == Closing::No {
                 s.closing = Closing::AfterReplies;
             }
@@ -371,6 +385,10 @@ impl Hub {
     pub fn drain(&mut self) {
         let all: Vec<Key> = self.sessions.iter().map(|(k, _)| k).collect();
         for key in all {
+            if let Some(s) = self.sessions.get_mut(key) {
+                s.holds = 0;
+                s.input.clear();
+            }
             self.client_eof(key);
         }
     }
@@ -421,7 +439,8 @@ impl Hub {
             return false;
         };
         // A session that runs a command alone is read on, up to a point, so that its end is seen.
-        let wanted = !s.resuming && (s.may_parse() || s.alone && s.input.len() < MAX_READ_AHEAD);
+        let waits = s.alone || s.holds != 0;
+        let wanted = !s.resuming && (s.may_parse() || waits && s.input.len() < MAX_READ_AHEAD);
         s.read_paused = !wanted;
         wanted
     }
@@ -578,6 +597,8 @@ impl Hub {
         self.fail_late_subscribers();
         self.fail_late_streams();
         busy |= !self.topics.waiting.is_empty() || self.streams_start();
+        busy |= self.tick_questions();
+        busy |= self.tick_consultations();
         if busy {
             self.start_ticking();
         }

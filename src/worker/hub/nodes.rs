@@ -570,6 +570,9 @@ impl Hub {
         let said: Arc<str> = said.into();
         for r in returned {
             if r.entry.purpose != Purpose::Forward {
+                if r.entry.purpose == Purpose::Learn {
+                    self.question_lost(r.entry.ticket, &said);
+                }
                 continue;
             }
             self.troubled.push(Troubled {

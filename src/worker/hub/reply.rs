@@ -214,6 +214,7 @@ impl Hub {
         };
         if !s.dirty {
             s.dirty = true;
+            s.active_at = self.now;
             self.work.sessions.push(entry.session);
         }
         if s.alone && s.window.is_empty() {
@@ -240,6 +241,10 @@ impl Hub {
                 p.release(&entry);
                 p.reauthenticating = false;
                 self.reauthenticated(key, reply.as_slice());
+            }
+            Purpose::Learn => {
+                p.release(&entry);
+                self.told(key, entry.ticket, reply.as_slice());
             }
             Purpose::Forward => {
                 let (class, line) = match p.refused_in_block.take() {
@@ -344,11 +349,13 @@ impl Hub {
                 self.counters.moved += 1;
                 let asked = self.nodes[usize::from(node)].addr.clone();
                 self.learn_moved(redirect.slot, redirect.addr(&asked));
+                self.correct_slot(entry, redirect.slot);
             }
             Class::Ask(redirect) => {
                 self.counters.ask += 1;
                 let asked = self.nodes[usize::from(node)].addr.clone();
                 ask = Some(self.node_index(&redirect.addr(&asked)));
+                self.correct_slot(entry, redirect.slot);
             }
             Class::NoAuth => {
                 self.counters.noauth += 1;
@@ -385,6 +392,30 @@ impl Hub {
             ask,
             said,
         });
+    }
+
+    /// A node redirects by another slot than the command was thought to have: the node is right. Keys
+    /// that no specification describes are found so.
+    fn correct_slot(&mut self, entry: &Entry, slot: u16) {
+        let Some(s) = self.sessions.get_mut(entry.session) else {
+            return;
+        };
+        let Some(old) = s.window.slot(entry.ticket, entry.part).filter(|&old| old != slot) else {
+            return;
+        };
+        let row = s.window.row(entry.ticket);
+        if row.is_some_and(|r| matches!(r.handler, Handler::Gather(_))) {
+            // Its slot names a shard.
+            return;
+        }
+        if let Some(f) = s.fences.as_deref_mut() {
+            if f.change_slot(old, slot, entry.ticket, entry.part) {
+                self.unfenced.push((entry.session, old));
+            }
+        }
+        if let Some(leg) = s.window.leg_mut(entry.ticket, entry.part) {
+            leg.slot = slot;
+        }
     }
 
     fn handshake_reply(&mut self, key: Key, reply: &[u8]) -> Result<(), Broken> {

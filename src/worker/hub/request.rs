@@ -26,6 +26,7 @@ use crate::session::window::NO_SLOT;
 use crate::upstream::pipe::{Entry, Purpose};
 
 use super::Hub;
+use super::learn::Lesson;
 
 /// Argument ranges kept for reuse between requests; more are given back.
 const KEEP_ARGS: usize = 4096;
@@ -34,9 +35,11 @@ impl Hub {
     /// The client sent bytes.
     pub fn client_data(&mut self, key: Key, data: &[u8]) {
         self.counters.client_bytes_in += data.len() as u64;
+        let now = self.now;
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
+        s.active_at = now;
         if s.input.is_empty() && s.may_parse() {
             let (used, need) = self.parse(key, data);
             if used < data.len()
@@ -123,6 +126,11 @@ impl Hub {
                 input.reserve(need.saturating_sub(input.len()));
                 s.input = input;
             }
+            if s.ends_after_input && s.may_parse() {
+                // What is left is not a whole request, and no more will come.
+                s.closing = Closing::AfterReplies;
+                self.mark_session(key);
+            }
         }
     }
 
@@ -184,10 +192,24 @@ impl Hub {
         if request.is_empty() {
             return true;
         }
-        let row = find_row(request);
-        let Some(s) = self.sessions.get(key) else {
+        let row = match find_row(request) {
+            Some(row) if !row.container => Some(row),
+            found => match self.learn(key, found, request) {
+                Lesson::Row(row) => Some(row),
+                Lesson::Untold => None,
+                Lesson::Wait => return false,
+                Lesson::Absent => return self.no_such_command(key, request),
+                Lesson::Failed(text) => {
+                    self.counters.commands += 1;
+                    self.refuse_queued(key, &text);
+                    return true;
+                }
+            },
+        };
+        let Some(s) = self.sessions.get_mut(key) else {
             return true;
         };
+        s.last = row;
         if s.streams.is_some() {
             return self.request_while_listening(key, row, request);
         }
@@ -254,8 +276,8 @@ impl Hub {
         request: &Request<'_>,
     ) -> bool {
         let Some(row) = row else {
-            // Newer servers and modules know more names than we do; the server's word counts. The
-            // cluster itself answers MOVED if the first argument is a key of another node.
+            // Nobody tells what it is. The cluster itself answers MOVED if the first argument is not the
+            // key, or if another node has it.
             self.counters.commands += 1;
             let slot = match request.len() {
                 0 | 1 => NO_SLOT,
@@ -307,7 +329,9 @@ impl Hub {
                 | Local::ClientList
                 | Local::ClientKill
                 | Local::ClientUnblock),
-            ) if local::arity_fits(row, request.len()) => self.client_command(key, what, request),
+            ) if local::arity_fits(row, request.len()) => {
+                self.client_command(key, row, what, request)
+            }
             Handler::Local(what) => return self.local(key, row, what, request),
             Handler::Transaction(what) => return self.transaction(key, row, what, request),
             Handler::Blocking => return self.blocking(key, row, request),
