@@ -159,7 +159,8 @@ pub fn with_timeout(row: &Row, request: &Request<'_>, ms: u64, out: &mut Vec<u8>
 /// which waits for nothing.
 pub fn may_wait_in_turns(row: &Row, request: &Request<'_>) -> bool {
     let from_now_on = || row.name == "xread" && request.args().any(|a| a == b"$");
-    row.handler == Handler::Blocking && !row.name.starts_with("debug") && !from_now_on()
+    let knows_timeout = !row.is_learned() && row.name != "debug";
+    row.handler == Handler::Blocking && knows_timeout && !from_now_on()
 }
 
 /// What a server says when a blocking command has waited in vain; `None`: it has to be asked, as WAIT

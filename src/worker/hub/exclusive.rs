@@ -521,7 +521,9 @@ impl Hub {
     /// The frame of a blocking command that is sent again: it waits for the rest of its time.
     pub(super) fn for_the_rest(&self, session: Key, held: &Held) -> Bytes {
         let s = self.sessions.get(session);
-        let ends = s.and_then(|s| s.wait.as_deref()).map(|w| w.ends);
+        let wait = s.and_then(|s| s.wait.as_deref());
+        // Without an end it goes as it came, unless it was given one for a turn.
+        let ends = wait.filter(|w| w.ends != u64::MAX || w.in_turns).map(|w| w.ends);
         let row = s.and_then(|s| s.window.row(held.ticket));
         let (Some(row), Some(ends)) = (row, ends) else {
             return held.frame.clone();
