@@ -123,6 +123,7 @@ fn families() -> BTreeSet<String> {
         obtained_at: now,
         generation: 1,
         source: "gcloud",
+        principal: None,
     });
     let sources = ControlSources {
         credentials: watch::channel(CredentialState::Ready { credential, refresh_error: None }).1,

@@ -143,6 +143,7 @@ impl Bed {
                 obtained_at: now - Duration::from_secs(600),
                 generation: 12,
                 source: "metadata server",
+                principal: None,
             }),
             refresh_error: Some("metadata server: 500".into()),
         });

@@ -151,6 +151,7 @@ fn ready(token: &str, generation: u64) -> CredentialState {
             obtained_at: SystemTime::now(),
             generation,
             source: "test",
+            principal: None,
         }),
         refresh_error: None,
     }

@@ -51,6 +51,8 @@ pub struct Credential {
     pub generation: u64,
     /// Which source gave it, e.g. `metadata server`, `--token-file`.
     pub source: &'static str,
+    /// Whom it stands for, if the source tells; for error texts.
+    pub principal: Option<Arc<str>>,
 }
 
 /// What the credential task publishes on its `watch` channel.

@@ -287,6 +287,7 @@ impl Task {
             obtained_at: now.wall,
             generation,
             source,
+            principal: minted.principal,
         });
         self.publish.send_replace(CredentialState::Ready { credential, refresh_error: None });
     }

@@ -257,6 +257,7 @@ mod tests {
             obtained_at: now - Duration::from_secs(60),
             generation: 2,
             source: "gcloud",
+            principal: None,
         });
         let addr = NodeAddr { host: "10.9.8.7".into(), port: 6379 };
         let topology = SlotMap::standalone(&addr).into_topology(4);

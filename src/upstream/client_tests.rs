@@ -14,6 +14,7 @@ fn credential(secret: &str) -> Credential {
         obtained_at: SystemTime::UNIX_EPOCH,
         generation: 7,
         source: "test",
+        principal: None,
     }
 }
 

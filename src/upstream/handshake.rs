@@ -186,6 +186,7 @@ mod tests {
             obtained_at: SystemTime::UNIX_EPOCH,
             generation: 1,
             source: "test",
+            principal: None,
         }
     }
 

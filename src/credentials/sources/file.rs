@@ -129,7 +129,12 @@ impl SecretFile {
         let said = match self.read().await {
             Ok(content) => match self.secret(&content) {
                 Ok(secret) => {
-                    return Ok(Minted { secret, expires_at: None, kind: self.kind });
+                    return Ok(Minted {
+                        secret,
+                        expires_at: None,
+                        kind: self.kind,
+                        principal: None,
+                    });
                 }
                 Err(said) => said,
             },

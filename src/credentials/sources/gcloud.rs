@@ -83,7 +83,12 @@ impl Gcloud {
             .ok()
             .and_then(access_token)
             .ok_or_else(|| failed("it printed no token".to_owned()))?;
-        Ok(Minted { secret, expires_at: Some(asked_at + MAX_AGE), kind: SourceKind::Gcloud })
+        Ok(Minted {
+            secret,
+            expires_at: Some(asked_at + MAX_AGE),
+            kind: SourceKind::Gcloud,
+            principal: None,
+        })
     }
 }
 

@@ -63,6 +63,11 @@ struct FileType {
     r#type: String,
 }
 
+#[derive(Deserialize)]
+struct Owner {
+    client_email: String,
+}
+
 impl GoogleFile {
     /// The file at `path`, which may appear later.
     pub fn new(path: PathBuf) -> Self {
@@ -84,10 +89,14 @@ impl GoogleFile {
         let file_type = serde_json::from_slice::<FileType>(&json).map(|t| t.r#type);
         let failed = |kind| move |said| Refusal::Failed(kind, said);
         match file_type.as_deref() {
-            Ok("service_account") => self
-                .bounded(SourceKind::ServiceAccount, service_account(json))
-                .await
-                .map_err(failed(SourceKind::ServiceAccount)),
+            Ok("service_account") => {
+                let owner = serde_json::from_slice::<Owner>(&json);
+                let minted = self
+                    .bounded(SourceKind::ServiceAccount, service_account(json))
+                    .await
+                    .map_err(failed(SourceKind::ServiceAccount))?;
+                Ok(Minted { principal: owner.ok().map(|o| o.client_email.into()), ..minted })
+            }
             Ok("authorized_user") => {
                 let kind = SourceKind::UserCredentials;
                 let place = usual_place().filter(|place| *place == self.path);
@@ -125,7 +134,12 @@ impl GoogleFile {
         };
         let secret =
             access_token(token.as_str()).ok_or("the reply has an empty or garbled token")?;
-        Ok(Minted { secret, expires_at: Some(SystemTime::from(token.expires_at())), kind })
+        Ok(Minted {
+            secret,
+            expires_at: Some(SystemTime::from(token.expires_at())),
+            kind,
+            principal: None,
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -24,9 +25,11 @@ use crate::error::chain;
 /// Overrides the server's `HOST` or `HOST:PORT`, as in Google's own libraries.
 pub const HOST_VARIABLE: &str = "GCE_METADATA_HOST";
 const DEFAULT_HOST: &str = "metadata.google.internal";
-const PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+const TOKEN_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+const EMAIL_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/email";
 /// The server on GKE can take seconds when a node has just started.
 const TIMEOUT: Duration = Duration::from_secs(5);
+const EMAIL_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_BYTES: usize = 64 * 1024;
 
 /// A metadata server.
@@ -37,6 +40,8 @@ pub struct Metadata {
     /// Whether the user named the server, so that there must be one.
     pub named: bool,
     timeout: Duration,
+    /// Whose tokens it gives, once it has told.
+    principal: OnceLock<Arc<str>>,
 }
 
 /// Why there is no token.
@@ -67,7 +72,13 @@ impl Metadata {
 
     /// A server that need not be there.
     pub fn at(host: &str, port: u16) -> Self {
-        Self { host: host.to_owned(), port, named: false, timeout: TIMEOUT }
+        Self {
+            host: host.to_owned(),
+            port,
+            named: false,
+            timeout: TIMEOUT,
+            principal: OnceLock::new(),
+        }
     }
 
     /// The same with another time limit.
@@ -91,26 +102,42 @@ impl Metadata {
     /// # Errors
     /// What went wrong; never the body of a reply.
     pub async fn token(&self) -> Result<Minted, Refusal> {
-        match tokio::time::timeout(self.timeout, self.request()).await {
-            Ok(result) => result,
-            Err(_) => Err(Refusal { said: no_answer(self.timeout), present: false }),
+        let mut minted = match tokio::time::timeout(self.timeout, self.fetch_token()).await {
+            Ok(result) => result?,
+            Err(_) => return Err(Refusal { said: no_answer(self.timeout), present: false }),
+        };
+        if self.principal.get().is_none()
+            // A help in error texts, never a reason to wait or to fail.
+            && let Ok(Some(email)) = tokio::time::timeout(EMAIL_TIMEOUT, self.fetch_email()).await
+        {
+            // Somebody else may have been quicker, and has the same.
+            let _ = self.principal.set(email);
         }
+        minted.principal = self.principal.get().cloned();
+        Ok(minted)
     }
 
-    async fn request(&self) -> Result<Minted, Refusal> {
+    async fn fetch_email(&self) -> Option<Arc<str>> {
+        let (status, body) = self.get(EMAIL_PATH).await.ok()?;
+        let email = std::str::from_utf8(&body).ok()?.trim();
+        let is_email = email.contains('@')
+            && email.len() < 256
+            && email.chars().all(|c| c.is_ascii_graphic() && c != '<');
+        (status == StatusCode::OK && is_email).then(|| email.into())
+    }
+
+    async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Refusal> {
         let absent = |said: String| Refusal { said, present: false };
         let present = |said: String| Refusal { said, present: true };
         let stream = connect(&self.host, self.port).await.map_err(absent)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| absent(chain(&error)))?;
-        let request = hyper::Request::get(PATH)
+        let request = hyper::Request::get(path)
             .header("Host", format!("{}:{}", self.host, self.port))
             .header("Metadata-Flavor", "Google")
             .body(Empty::<Bytes>::new())
             .map_err(|error| absent(chain(&error)))?;
-        // Before the request: an expiry that is early by the round trip is safe.
-        let asked_at = SystemTime::now();
         let exchange = async {
             let response =
                 sender.send_request(request).await.map_err(|error| absent(chain(&error)))?;
@@ -120,10 +147,18 @@ impl Metadata {
                 body.collect().await.map_err(|error| present(format!("broken reply ({error})")))?;
             Ok((status, body.to_bytes()))
         };
-        let (status, body) = tokio::select! {
-            outcome = exchange => outcome?,
+        tokio::select! {
+            outcome = exchange => outcome,
             never = drive(connection) => match never {},
-        };
+        }
+    }
+
+    async fn fetch_token(&self) -> Result<Minted, Refusal> {
+        let absent = |said: String| Refusal { said, present: false };
+        let present = |said: String| Refusal { said, present: true };
+        // Before the request: an expiry that is early by the round trip is safe.
+        let asked_at = SystemTime::now();
+        let (status, body) = self.get(TOKEN_PATH).await?;
         match status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
@@ -144,6 +179,7 @@ impl Metadata {
             secret,
             expires_at: Some(expires_at.ok_or_else(|| present("absurd expires_in".to_owned()))?),
             kind: SourceKind::Metadata,
+            principal: None,
         })
     }
 }

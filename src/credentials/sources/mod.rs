@@ -13,6 +13,7 @@ use std::fmt;
 use std::future::{Future, pending};
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::credentials::Secret;
@@ -106,6 +107,8 @@ pub struct Minted {
     pub expires_at: Option<SystemTime>,
     /// Who gave it.
     pub kind: SourceKind,
+    /// Whom it stands for, if the source tells: an e-mail address.
+    pub principal: Option<Arc<str>>,
 }
 
 /// A boxed future, so that sources can be chosen at run time.
@@ -177,7 +180,12 @@ struct Fixed(Secret);
 
 impl Source for Fixed {
     fn mint(&mut self) -> BoxFuture<'_, Result<Minted, SourceError>> {
-        let minted = Minted { secret: self.0.clone(), expires_at: None, kind: SourceKind::Token };
+        let minted = Minted {
+            secret: self.0.clone(),
+            expires_at: None,
+            kind: SourceKind::Token,
+            principal: None,
+        };
         Box::pin(async { Ok(minted) })
     }
 }

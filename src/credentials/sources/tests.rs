@@ -56,7 +56,17 @@ impl Fake {
                         _ => break,
                     }
                 }
-                seen.lock().unwrap().push(String::from_utf8(request).unwrap());
+                let request = String::from_utf8(request).unwrap();
+                if request.lines().next().is_some_and(|line| line.contains("/email ")) {
+                    // Whose tokens they are is asked beside the token, and may stay unknown.
+                    let _ = stream
+                        .write_all(
+                            b"HTTP/1.1 404 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+                        )
+                        .await;
+                    continue;
+                }
+                seen.lock().unwrap().push(request);
                 let index = next.fetch_add(1, Ordering::SeqCst).min(replies.len() - 1);
                 match &replies[index] {
                     Reply::Http(status, body) => {

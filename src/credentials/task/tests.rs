@@ -89,6 +89,7 @@ impl Source for Scripted {
                         secret: Secret::new(text.replace('@', &world.mints().to_string())),
                         expires_at: life.map(|life| world.wall() + life),
                         kind: SourceKind::Metadata,
+                        principal: None,
                     })
                 }
                 Step::Fail(said) => Err(SourceError::one(

@@ -419,6 +419,24 @@ impl Hub {
         self.try_dial(next);
     }
 
+    /// What to look at when the credential itself is refused.
+    fn wrongpass_advice(&self) -> String {
+        let principal = match self.credential() {
+            Some(c) if c.expires_at.is_none() && c.principal.is_none() => {
+                return ". Check the user name (--upstream-username) and the password; or, if it is a token, that \
+                        it lives and its principal has roles/redis.dbConnectionUser (permission \
+                        redis.clusters.connect) on this cluster"
+                    .into();
+            }
+            Some(c) => c.principal.as_deref().unwrap_or("the principal of the token"),
+            None => "the principal",
+        };
+        format!(
+            ". Check that {principal} has roles/redis.dbConnectionUser (permission redis.clusters.connect) on \
+             this cluster; a new grant takes some minutes"
+        )
+    }
+
     /// The node refused AUTH or HELLO.
     pub(super) fn pipe_refused(&mut self, key: Key, refusal: &Refusal) {
         let generation = self.pipes.get(key).map_or(0, |p| p.credential);
@@ -431,8 +449,9 @@ impl Hub {
                 {
                     node.refused_credential = generation;
                 }
-                ". Check that the principal has roles/redis.dbConnectionUser (permission \
-                 redis.clusters.connect) on this cluster; a new grant takes some minutes"
+                let cause =
+                    format!("AUTH was refused: {}{}", refusal.text, self.wrongpass_advice());
+                return self.dial_failed(key, &cause);
             }
             RefusalKind::NoAuth => {
                 self.counters.auth_other += 1;

@@ -18,6 +18,7 @@ fn token(generation: u64) -> CredentialState {
             obtained_at: SystemTime::UNIX_EPOCH,
             generation,
             source: "test",
+            principal: None,
         }),
         refresh_error: None,
     }

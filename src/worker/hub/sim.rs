@@ -166,6 +166,7 @@ impl Sim {
             obtained_at: SystemTime::UNIX_EPOCH,
             generation: self.tokens,
             source: "test",
+            principal: None,
         });
         self.hub.set_credential(CredentialState::Ready { credential, refresh_error: None });
     }
