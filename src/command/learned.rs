@@ -37,8 +37,6 @@ pub enum Fact {
     Absent,
     /// The server does not tell.
     Untold,
-    /// No server could be asked, just now.
-    Failed,
 }
 
 /// A name in lower case, `container|subcommand` for a subcommand, without allocation.
@@ -111,13 +109,13 @@ impl Learned {
         }
     }
 
-    /// Nobody could be asked: whoever waits is told so, the next one tries again.
-    pub fn fail(&mut self, name: &Name, now: u64) {
-        if self.row(name.as_bytes()).is_some() {
+    /// Nobody could be asked. True: what was known of the name before serves on.
+    pub fn fail(&mut self, name: &Name, now: u64) -> bool {
+        let known = self.row(name.as_bytes()).is_some();
+        if known {
             self.keep_or(name, Fact::Untold, now + UNTOLD_MS);
-        } else {
-            self.set_other(name, Fact::Failed, now);
         }
+        known
     }
 
     /// The row of a container's subcommand.
@@ -346,9 +344,8 @@ mod tests {
         l.tell(&get, Told::Unknown, 4_000_000);
         assert!(matches!(l.get(&get, 4_000_000), Some(Fact::Absent)));
         let lost = name("lost");
-        l.fail(&lost, 7);
-        assert!(matches!(l.get(&lost, 7), Some(Fact::Failed)));
-        assert!(l.get(&lost, 8).is_none(), "a failure is for those who waited");
+        assert!(!l.fail(&lost, 7));
+        assert!(l.get(&lost, 7).is_none(), "a failure is for those who waited");
     }
 
     #[test]

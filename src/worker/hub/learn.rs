@@ -34,6 +34,8 @@ pub(super) struct Lessons {
     learned: Learned,
     questions: Vec<Question>,
     next_id: u32,
+    /// Sessions whose question was given up, until they have been told.
+    failed: Vec<(Key, Name)>,
     /// What went wrong with the last question that was given up.
     last_said: Option<Arc<str>>,
 }
@@ -95,9 +97,13 @@ impl Hub {
         let Some(name) = asked else {
             return found.map_or(Lesson::Untold, Lesson::Row);
         };
+        let is_told = |(k, n): &(Key, Name)| *k == key && n.as_bytes() == name.as_bytes();
+        if let Some(at) = self.lessons.failed.iter().position(is_told) {
+            self.lessons.failed.swap_remove(at);
+            return Lesson::Failed(self.not_learned(&name));
+        }
         match (self.lessons.learned.get(&name, self.now), found) {
             (Some(Fact::Row(row)), _) => Lesson::Row(self.with_subcommand(row, &name, sub)),
-            (Some(Fact::Failed), _) => Lesson::Failed(self.not_learned(&name)),
             (Some(_), Some(container)) => Lesson::Row(container),
             (Some(Fact::Absent), None) => Lesson::Absent,
             (Some(Fact::Untold), None) => Lesson::Untold,
@@ -233,13 +239,19 @@ impl Hub {
     /// Looks after questions without an answer; true while there are any.
     pub(super) fn tick_questions(&mut self) -> bool {
         let limit = self.settings.op_timeout.as_millis() as u64;
+        // All that could be told were told at once.
+        self.lessons.failed.clear();
         let mut at = 0;
         while let Some(q) = self.lessons.questions.get(at) {
             if self.now.saturating_sub(q.since) >= limit {
-                // It stays remembered as failed for as long as its sessions are being let go.
-                self.lessons.learned.fail(&q.name, self.now);
+                let known = self.lessons.learned.fail(&q.name, self.now);
                 let question = self.lessons.questions.swap_remove(at);
                 self.lessons.last_said = question.said;
+                if !known {
+                    // Those who waited are told; whoever comes next asks anew.
+                    let told = question.waiting.iter().map(|&key| (key, question.name));
+                    self.lessons.failed.extend(told);
+                }
                 self.let_go(question.waiting, hold::LEARNING);
             } else {
                 let id = q.id;
