@@ -84,6 +84,8 @@ pub struct Wait {
     pub ends: u64,
     /// It may be sent anew when that time is over.
     pub in_turns: bool,
+    /// CLIENT UNBLOCK ended it: the nil that comes is the last word.
+    pub unblocked: bool,
 }
 
 /// See the module header.

@@ -201,6 +201,16 @@ pub fn bare_container(row: &Row, request: &Request<'_>) -> String {
     )
 }
 
+/// The error Redis gives for too many arguments of a subcommand that takes some.
+pub fn wrong_container_arity(row: &Row, request: &Request<'_>) -> String {
+    let shown = &request.arg(1)[..request.arg(1).len().min(128)];
+    format!(
+        "ERR unknown subcommand or wrong number of arguments for '{}'. Try {} HELP.",
+        String::from_utf8_lossy(shown),
+        row.name.split('|').next().unwrap_or_default().to_ascii_uppercase()
+    )
+}
+
 /// True when EVAL's number of keys is one a server accepts: only then is the script looked at.
 pub fn has_its_keys(request: &Request<'_>) -> bool {
     let keys = parse_int(request.arg(2)).and_then(|n| usize::try_from(n).ok());

@@ -28,12 +28,14 @@ enum Step {
     Readonly,
     Select,
     Preamble,
+    Identity,
 }
 
 /// Where a handshake stands.
 #[derive(Debug)]
 pub struct Handshake {
     due: VecDeque<Step>,
+    identity: Option<u64>,
 }
 
 /// What a reply did to the handshake.
@@ -109,7 +111,18 @@ impl Handshake {
             due.push_back(Step::Select);
             encode::command(&mut out, &["SELECT", &kind.db.to_string()]);
         }
-        (Self { due }, out)
+        (Self { due, identity: None }, out)
+    }
+
+    /// Asks for the node's id of the connection as well; a node need not tell it.
+    pub fn identify(&mut self, out: &mut Vec<u8>) {
+        self.due.push_back(Step::Identity);
+        encode::command(out, &["CLIENT", "ID"]);
+    }
+
+    /// The node's id of the connection, if it was asked and told.
+    pub fn identity(&self) -> Option<u64> {
+        self.identity
     }
 
     /// Adds a command to be said last; the connection is ready when the node has accepted it.
@@ -128,7 +141,11 @@ impl Handshake {
         let Some(step) = self.due.pop_front() else {
             return Progress::Ready;
         };
-        if reply.first() == Some(&b'-') {
+        if step == Step::Identity {
+            let digits = reply.strip_prefix(b":").and_then(|n| n.strip_suffix(b"\r\n"));
+            self.identity =
+                digits.and_then(|n| std::str::from_utf8(n).ok()).and_then(|n| n.parse().ok());
+        } else if reply.first() == Some(&b'-') {
             return Progress::Refused(refusal(step, reply));
         }
         if self.due.is_empty() { Progress::Ready } else { Progress::Pending }
@@ -228,6 +245,17 @@ mod tests {
             let (_, out) = Handshake::begin(kind, Some(&c));
             let room = AROUND_SECRET + c.username.len() + c.secret.expose().len();
             assert!(out.len() <= room && out.capacity() == room, "{}", out.len());
+        }
+    }
+
+    #[test]
+    fn an_id_is_taken_when_it_is_told() {
+        for (reply, id) in [("-NOPERM no", None), ("+OK", None), (":42", Some(42))] {
+            let (mut h, mut out) = Handshake::begin(Kind::from(Version::V2), None);
+            h.identify(&mut out);
+            assert_eq!(&out[..], b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n");
+            assert_eq!(h.on_reply(format!("{reply}\r\n").as_bytes()), Progress::Ready);
+            assert_eq!(h.identity(), id);
         }
     }
 

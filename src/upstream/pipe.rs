@@ -34,6 +34,8 @@ pub enum Purpose {
     Subscribe,
     /// For the worker: what a node says of a command; `ticket` names the question.
     Learn,
+    /// For the worker: whether a node unblocked a client; `ticket` and `part` say whom and where.
+    Unblock,
 }
 
 /// One request in flight.
@@ -135,6 +137,8 @@ pub struct Pipe {
     pub timed_at: u64,
     /// It waits for its turn to be dialled.
     pub queued: bool,
+    /// The node's id for it, where that was asked.
+    pub client_id: Option<u64>,
     /// An in-band AUTH is in flight.
     pub reauthenticating: bool,
     /// Whom it serves.
@@ -168,6 +172,7 @@ impl Pipe {
             scanner: ReplyScanner::default(),
             progress_at: now,
             credential: 0,
+            client_id: None,
             tried_credential: 0,
             unauthenticated: false,
             authenticated_at: 0,

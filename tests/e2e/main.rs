@@ -39,3 +39,4 @@ mod scan;
 mod scripted;
 mod tracking;
 mod transactions;
+mod unblock;

@@ -95,6 +95,8 @@ async fn clients_are_told_of_in_the_servers_words(proto: Proto) {
         "CLIENT UNBLOCK 987654321",
         "CLIENT UNBLOCK -5 TIMEOUT",
         "CLIENT UNBLOCK 1 foo",
+        "CLIENT UNBLOCK abc foo",
+        "CLIENT UNBLOCK 1 TIMEOUT x",
         "CLIENT NO-EVICT",
         "CLIENT NO-EVICT on",
         "CLIENT NO-EVICT off",

@@ -154,8 +154,8 @@ impl Faults {
         self.lock().auth_ttl = ttl;
     }
 
-    /// The next `times` commands called `name` are answered with the error `text` (no leading
-    /// dash), in their place in the order, and are not forwarded.
+    /// The next `times` commands called `name` (`NAME` or `NAME SUBCOMMAND`) are answered with the
+    /// error `text` (no leading dash), in their place in the order, and are not forwarded.
     pub fn answer_error(&self, name: &str, text: &str, times: u32) {
         self.answer(name, format!("-{text}\r\n").as_bytes(), times);
     }

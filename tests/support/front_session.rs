@@ -209,7 +209,12 @@ impl<'a> Session<'a> {
         if self.shared.faults.command_limit().is_some_and(|n| self.commands > n) {
             return Step::Close;
         }
-        if let Some(reply) = self.shared.faults.take_canned(&name) {
+        let canned = self.shared.faults.take_canned(&name);
+        let of_sub = || {
+            let sub = request.arg(1).to_ascii_uppercase();
+            self.shared.faults.take_canned(&format!("{name} {sub}"))
+        };
+        if let Some(reply) = canned.or_else(of_sub) {
             return Step::Reply(reply);
         }
         if let Some((ttl, OnExpiry::NoAuth)) = self.shared.faults.auth_ttl()

@@ -6,9 +6,9 @@
 
 use crate::command::spec::{Local, Row};
 use crate::key::Key;
+use crate::resp::Version;
 use crate::resp::request::Request;
-use crate::resp::{Version, encode};
-use crate::session::core::{Closing, Session};
+use crate::session::core::Closing;
 use crate::session::local::{self, Facts};
 use crate::session::roster::{self, Filter};
 
@@ -57,14 +57,10 @@ impl Hub {
                     Err(text) => self.refuse(key, &text),
                 }
             }
-            Local::ClientUnblock => {
-                let mut out = Vec::new();
-                self.unblock(request, &mut out);
-                if let Some(s) = self.sessions.get_mut(key) {
-                    s.answer(&out);
-                }
-                self.mark_session(key);
-            }
+            Local::ClientUnblock => match unblock_options(row, request) {
+                Ok(question) => self.consult(key, row, question, Becomes::Unblocked),
+                Err(text) => self.refuse(key, &text),
+            },
             _ => {}
         }
     }
@@ -100,26 +96,19 @@ impl Hub {
         }
         victims.len() as i64
     }
+}
 
-    /// CLIENT UNBLOCK of a client that is not blocked, or not there; a blocked one stays so.
-    fn unblock(&self, request: &Request<'_>, out: &mut Vec<u8>) {
-        let reason = request.arg(3);
-        let known = [&b"TIMEOUT"[..], b"ERROR"].iter().any(|r| reason.eq_ignore_ascii_case(r));
-        if request.len() > 4 || request.len() == 4 && !known {
-            return encode::error(out, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
-        }
-        let Some(id) = local::parse_int(request.arg(2)) else {
-            return encode::error(out, "ERR value is not an integer or out of range");
-        };
-        let blocked = |s: &Session| s.blocked && i64::try_from(s.profile.id) == Ok(id);
-        if self.sessions.iter().any(|(_, s)| blocked(s)) {
-            encode::error(
-                out,
-                "ERR memorystore-auth-proxy does not support CLIENT UNBLOCK of a blocked client yet; nothing was \
-                 done",
-            );
-        } else {
-            encode::integer(out, 0);
-        }
+/// What CLIENT UNBLOCK asks for, or the server's error text.
+fn unblock_options(row: &Row, request: &Request<'_>) -> Result<Question, String> {
+    if request.len() > 4 {
+        return Err(local::wrong_container_arity(row, request));
     }
+    let reason = request.arg(3);
+    let with_error = reason.eq_ignore_ascii_case(b"ERROR");
+    if request.len() == 4 && !with_error && !reason.eq_ignore_ascii_case(b"TIMEOUT") {
+        return Err("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR".to_owned());
+    }
+    let client =
+        local::parse_int(request.arg(2)).ok_or("ERR value is not an integer or out of range")?;
+    Ok(Question::Unblock { client, with_error })
 }

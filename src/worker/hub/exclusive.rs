@@ -488,6 +488,9 @@ impl Hub {
     /// on this or another one.
     pub(super) fn waits_on(&mut self, pipe: Key, entry: &Entry) -> bool {
         let now = self.now;
+        if self.is_unblocked(entry.session) {
+            return false;
+        }
         let Some(s) = self.sessions.get_mut(entry.session) else {
             return false;
         };
@@ -568,7 +571,7 @@ fn wait_of(row: &Row, request: &Request<'_>, now: u64) -> Option<Box<Wait>> {
         ms => now.saturating_add(ms),
     };
     let in_turns = local::may_wait_in_turns(row, request);
-    Some(Box::new(Wait { until, sent_at: now, ends: until, in_turns }))
+    Some(Box::new(Wait { until, sent_at: now, ends: until, in_turns, unblocked: false }))
 }
 
 /// For how long a connection is taken.

@@ -31,6 +31,7 @@ mod sim;
 mod topics;
 mod tracking;
 mod trouble;
+mod unblock;
 #[cfg(test)]
 mod wait_tests;
 
@@ -61,6 +62,7 @@ pub use nodes::NodeStatus;
 use peers::Peers;
 pub use peers::{Answer, Letter, Question};
 use topics::Topics;
+use unblock::Unblockings;
 
 /// What an operator can set about the data path.
 #[derive(Debug, Clone)]
@@ -222,6 +224,8 @@ enum Alarm {
     Topics,
     /// Look after pipes that only listen.
     Listen,
+    /// Ask again to unblock a client.
+    Unblock(u32),
 }
 
 /// See the module header.
@@ -267,6 +271,7 @@ pub struct Hub {
     listening: bool,
     lessons: Lessons,
     peers: Peers,
+    unblockings: Unblockings,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     /// Fences with nothing in flight any more.
@@ -320,6 +325,7 @@ impl Hub {
             listening: false,
             lessons: Lessons::default(),
             peers: Peers::default(),
+            unblockings: Unblockings::default(),
             troubled: Vec::new(),
             fenced: Vec::new(),
             unfenced: Vec::new(),
@@ -544,6 +550,7 @@ impl Hub {
                 Some(Reverse((_, Alarm::Dial(pipe)))) => self.try_dial(pipe),
                 Some(Reverse((_, Alarm::Pace))) => self.dial_queued(),
                 Some(Reverse((_, Alarm::Life(pipe)))) => self.come_of_age(pipe),
+                Some(Reverse((_, Alarm::Unblock(id)))) => self.try_unblock(id),
                 Some(Reverse((_, Alarm::Tick))) => self.tick(),
                 Some(Reverse((_, Alarm::Topics))) => self.topics.end_delay(),
                 Some(Reverse((_, Alarm::Listen))) => self.keep_alive(),

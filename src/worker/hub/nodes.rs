@@ -295,6 +295,10 @@ impl Hub {
         };
         self.counters.dials_ok += 1;
         let (mut handshake, mut bytes) = Handshake::begin(pipe.kind, credential.as_deref());
+        if pipe.duty == Duty::Lease {
+            // CLIENT UNBLOCK wants its name.
+            handshake.identify(&mut bytes);
+        }
         if let Some(preamble) = &pipe.preamble {
             bytes.reserve_exact(preamble.len());
             handshake.then(preamble, &mut bytes);
@@ -317,6 +321,9 @@ impl Hub {
         let Some(pipe) = self.pipes.get_mut(key) else {
             return;
         };
+        if let State::Handshaking(handshake) = &pipe.state {
+            pipe.client_id = handshake.identity();
+        }
         pipe.state = State::Ready;
         pipe.progress_at = self.now;
         self.counters.pipes_connecting -= 1;
@@ -589,8 +596,10 @@ impl Hub {
         let said: Arc<str> = said.into();
         for r in returned {
             if r.entry.purpose != Purpose::Forward {
-                if r.entry.purpose == Purpose::Learn {
-                    self.question_lost(r.entry.ticket, &said);
+                match r.entry.purpose {
+                    Purpose::Learn => self.question_lost(r.entry.ticket, &said),
+                    Purpose::Unblock => self.unblock_lost(&r.entry),
+                    _ => {}
                 }
                 continue;
             }

@@ -25,6 +25,13 @@ pub enum Question {
     List(Filter),
     /// End the connections of these clients.
     Kill(Filter),
+    /// End the wait of a client.
+    Unblock {
+        /// Its id.
+        client: i64,
+        /// With an error instead of as if its time were over.
+        with_error: bool,
+    },
 }
 
 /// What a worker says.
@@ -34,6 +41,8 @@ pub enum Answer {
     Lines(Vec<(u64, String)>),
     /// How many clients it was done to.
     Number(i64),
+    /// A node refused it; its error reply.
+    Refusal(Vec<u8>),
 }
 
 /// What workers send each other.
@@ -71,6 +80,22 @@ pub(super) enum Becomes {
     Killed {
         /// The form with an address alone.
         old: bool,
+    },
+    /// CLIENT UNBLOCK: how many, or a node's refusal.
+    Unblocked,
+}
+
+/// Who is to be answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asker {
+    /// A consultation of this worker.
+    Here(u64),
+    /// Another worker.
+    Peer {
+        /// Its number.
+        worker: usize,
+        /// Its number for the question.
+        id: u64,
     },
 }
 
@@ -119,21 +144,13 @@ impl Hub {
         question: Question,
         becomes: Becomes,
     ) {
-        let own = self.answer_of(&question);
-        if self.peers.others.is_empty() {
-            let out = reply_of(&becomes, vec![own]);
-            if let Some(s) = self.sessions.get_mut(key) {
-                s.answer(&out);
-            }
-            return self.mark_session(key);
-        }
         let now = self.now;
+        self.peers.next_id += 1;
+        let (id, from) = (self.peers.next_id, self.peers.me);
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
         let ticket = s.window.open(Some(row), NO_SLOT, Key::NONE, 0, now);
-        self.peers.next_id += 1;
-        let (id, from) = (self.peers.next_id, self.peers.me);
         for (to, _) in &self.peers.others {
             let question = question.clone();
             self.work.letters.push((*to, Letter::Question { from, id, question }));
@@ -143,19 +160,24 @@ impl Hub {
             session: key,
             ticket,
             since: now,
-            left: self.peers.others.len(),
-            answers: vec![own],
+            left: self.peers.others.len() + 1,
+            answers: Vec::new(),
             becomes,
         });
         self.start_ticking();
+        if let Some(own) = self.answer_of(&question, Asker::Here(id)) {
+            self.answered(id, Some(own));
+        }
     }
 
     /// A letter of another worker.
     pub fn receive(&mut self, letter: Letter) {
         match letter {
             Letter::Question { from, id, question } => {
-                let answer = self.answer_of(&question);
-                self.work.letters.push((from, Letter::Answer { id, answer }));
+                let asker = Asker::Peer { worker: from, id };
+                if let Some(answer) = self.answer_of(&question, asker) {
+                    self.answer_later(asker, answer);
+                }
             }
             Letter::Answer { id, answer } => self.answered(id, Some(answer)),
         }
@@ -186,7 +208,8 @@ impl Hub {
 
     /// Gives up questions that were not answered in time; true while there are any.
     pub(super) fn tick_consultations(&mut self) -> bool {
-        let limit = self.settings.op_timeout.as_millis() as u64;
+        // An answer may have taken a command to a node.
+        let limit = 2 * self.settings.op_timeout.as_millis() as u64;
         let now = self.now;
         let late = |c: &Consultation| now.saturating_sub(c.since) >= limit;
         while let Some(at) = self.peers.consultations.iter().position(late) {
@@ -198,10 +221,22 @@ impl Hub {
         !self.peers.consultations.is_empty()
     }
 
-    fn answer_of(&mut self, question: &Question) -> Answer {
+    /// The answer of this worker; `None`: it comes later.
+    fn answer_of(&mut self, question: &Question, asker: Asker) -> Option<Answer> {
         match question {
-            Question::List(filter) => Answer::Lines(self.lines(filter)),
-            Question::Kill(filter) => Answer::Number(self.kill(filter)),
+            Question::List(filter) => Some(Answer::Lines(self.lines(filter))),
+            Question::Kill(filter) => Some(Answer::Number(self.kill(filter))),
+            Question::Unblock { client, with_error } => self.unblock(asker, *client, *with_error),
+        }
+    }
+
+    /// Answers a question that could not be answered at once.
+    pub(super) fn answer_later(&mut self, asker: Asker, answer: Answer) {
+        match asker {
+            Asker::Here(id) => self.answered(id, Some(answer)),
+            Asker::Peer { worker, id } => {
+                self.work.letters.push((worker, Letter::Answer { id, answer }));
+            }
         }
     }
 }
@@ -211,10 +246,12 @@ fn reply_of(becomes: &Becomes, answers: Vec<Answer>) -> Vec<u8> {
     let mut out = Vec::new();
     let mut lines = Vec::new();
     let mut number = 0;
+    let mut refusal = None;
     for answer in answers {
         match answer {
             Answer::Lines(more) => lines.extend(more),
             Answer::Number(n) => number += n,
+            Answer::Refusal(line) => refusal = Some(line),
         }
     }
     match becomes {
@@ -228,7 +265,10 @@ fn reply_of(becomes: &Becomes, answers: Vec<Answer>) -> Vec<u8> {
             let text: String = ids.iter().filter_map(line).map(|(_, line)| line.as_str()).collect();
             crate::command::merge::info_reply(&text, *verbatim, &mut out);
         }
-        Becomes::Killed { old: false } => encode::integer(&mut out, number),
+        Becomes::Unblocked if number == 0 && refusal.is_some() => {
+            out.extend(refusal.unwrap_or_default());
+        }
+        Becomes::Unblocked | Becomes::Killed { old: false } => encode::integer(&mut out, number),
         Becomes::Killed { old: true } if number == 0 => {
             encode::error(&mut out, "ERR No such client");
         }

@@ -246,6 +246,10 @@ impl Hub {
                 p.release(&entry);
                 self.told(key, entry.ticket, reply.as_slice());
             }
+            Purpose::Unblock => {
+                p.release(&entry);
+                self.unblock_reply(key, &entry, reply.as_slice());
+            }
             Purpose::Forward => {
                 let (class, line) = match p.refused_in_block.take() {
                     // EXECABORT follows; the reason is what counts.

@@ -71,8 +71,11 @@ impl Bench {
     pub(super) fn connect(&mut self) {
         for dial in std::mem::take(&mut self.hub.work.dials) {
             self.hub.pipe_connected(dial.pipe);
-            if self.hub.pipe_mut(dial.pipe).is_some_and(|p| !p.may_send()) {
-                self.hub.pipe_data(dial.pipe, b"%1\r\n$5\r\nproto\r\n:3\r\n");
+            // HELLO, perhaps, and CLIENT ID.
+            for reply in [&b"%1\r\n$5\r\nproto\r\n:3\r\n"[..], b":42\r\n"] {
+                if self.hub.pipe_mut(dial.pipe).is_some_and(|p| !p.may_send()) {
+                    self.hub.pipe_data(dial.pipe, reply);
+                }
             }
         }
     }
