@@ -21,6 +21,7 @@ const PAGES: &[&str] = &[
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/correctness.md",
+    "docs/differences.md",
     "docs/walkthrough.md",
 ];
 

@@ -124,8 +124,11 @@ impl Merge {
             Self::SumByName { plus } => sum_by_name(parts, plus, out)?,
             Self::Plus(more) => encode::integer(out, (integer(parts.next()?)? + more).max(0)),
             Self::Texts => {
-                let texts: Vec<&[u8]> = parts.map(text).collect::<Option<_>>()?;
-                encode::bulk(out, &texts.join(&b"\n"[..]));
+                let first = parts.clone().next()?;
+                let mut texts: Vec<&[u8]> = parts.map(text).collect::<Option<_>>()?;
+                // What all say alike is said once.
+                texts.dedup();
+                text_reply(&texts.join(&b"\n"[..]), first.first() == Some(&b'='), out);
             }
             Self::Stats => stats(parts, out)?,
             Self::Info { section, clients } => {
@@ -256,43 +259,57 @@ fn text(reply: &[u8]) -> Option<&[u8]> {
 
 /// INFO's reply: a bulk string in RESP2, a verbatim string in RESP3.
 pub fn info_reply(document: &str, verbatim: bool, out: &mut Vec<u8>) {
+    text_reply(document.as_bytes(), verbatim, out);
+}
+
+fn text_reply(body: &[u8], verbatim: bool, out: &mut Vec<u8>) {
     if verbatim {
-        encode::header(out, b'=', document.len() as i64 + 4);
+        encode::header(out, b'=', body.len() as i64 + 4);
         out.extend_from_slice(b"txt:");
-        out.extend_from_slice(document.as_bytes());
+        out.extend_from_slice(body);
         out.extend_from_slice(b"\r\n");
     } else {
-        encode::bulk(out, document.as_bytes());
+        encode::bulk(out, body);
     }
 }
 
+/// Adds numbers up by name, also those of inner maps; of other values the first counts. What only
+/// some parts have (a database without keys is left out) stands where they have it.
 fn stats<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> Option<()> {
     let mut kind = b'*';
-    let mut fields: Vec<(&[u8], &[u8], Option<i64>)> = Vec::new();
-    for (i, p) in parts.enumerate() {
+    let mut fields: Vec<(&[u8], Vec<&[u8]>)> = Vec::new();
+    for p in parts {
         let (k, n, mut rest) = aggregate(p)?;
         kind = k;
         let pairs = if k == b'%' { n } else { n / 2 };
+        let mut at = 0;
         for _ in 0..pairs.max(0) {
             let name = cut(&mut rest)?;
             let value = cut(&mut rest)?;
-            match fields.iter_mut().find(|(known, ..)| *known == name) {
-                Some((_, _, Some(total))) => {
-                    *total = total.saturating_add(integer(value).unwrap_or(0))
+            match fields.iter().position(|(known, _)| *known == name) {
+                Some(found) => {
+                    fields.get_mut(found)?.1.push(value);
+                    at = found + 1;
                 }
-                Some(_) => {}
-                None if i == 0 => fields.push((name, value, integer(value))),
-                None => {}
+                None => {
+                    fields.insert(at, (name, vec![value]));
+                    at += 1;
+                }
             }
         }
     }
     let n = fields.len() as i64;
     encode::header(out, kind, if kind == b'%' { n } else { 2 * n });
-    for (name, value, total) in fields {
+    for (name, values) in fields {
         out.extend_from_slice(name);
-        match total {
-            Some(total) => encode::integer(out, total),
-            None => out.extend_from_slice(value),
+        let first = *values.first()?;
+        if integer(first).is_some() {
+            let numbers = values.iter().filter_map(|v| integer(v));
+            encode::integer(out, numbers.fold(0i64, i64::saturating_add));
+        } else if aggregate(first).is_some() {
+            stats(values.into_iter(), out)?;
+        } else {
+            out.extend_from_slice(first);
         }
     }
     Some(())

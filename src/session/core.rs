@@ -18,7 +18,7 @@ use super::fence::Fences;
 use super::scan::Cursor;
 use super::streams::Streams;
 use super::tracking::Tracking;
-use super::transaction::Transaction;
+use super::transaction::{Own, Transaction};
 use super::window::{NO_SLOT, Reply, Window};
 
 /// Most commands a session may have without reply before its socket is not read any more.
@@ -73,6 +73,15 @@ pub struct Profile {
     pub lib_version: Vec<u8>,
 }
 
+/// What becomes of a reply before it is the client's.
+#[derive(Debug)]
+pub enum Rewrite {
+    /// The client gets a cursor of the proxy's; SCAN asked with this one.
+    Scan(Cursor),
+    /// Answers of the proxy's own belong between the node's.
+    Exec(Vec<Own>),
+}
+
 /// The times of a blocking command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait {
@@ -123,8 +132,8 @@ pub struct Session {
     pub transaction: Option<Box<Transaction>>,
     /// Slot of the keys it WATCHes, on its lease.
     pub watched_slot: Option<u16>,
-    /// The SCAN that runs alone asked with this cursor.
-    pub scan: Option<Cursor>,
+    /// What is to be made of the reply of the command that runs alone.
+    pub rewrite: Option<Box<Rewrite>>,
     /// The command that runs alone blocks: it ends when the client hangs up.
     pub blocked: bool,
     /// What it hears without asking; nearly always nothing.
@@ -170,7 +179,7 @@ impl Session {
             transaction: None,
             watched_slot: None,
             lease: None,
-            scan: None,
+            rewrite: None,
             streams: None,
             blocked: false,
             wait: None,

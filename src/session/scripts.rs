@@ -9,16 +9,28 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use crate::key::Key;
+
 /// Most bytes of script bodies remembered.
 const MAX_BYTES: usize = 8 << 20;
 
 /// Hex digest of a script, as EVALSHA names it.
 type Digest = [u8; 40];
 
+/// A command of a session: its place in that session's window.
+pub type Teller = (Key, u32);
+
+#[derive(Debug)]
+struct Script {
+    body: Bytes,
+    /// Which command brought it first.
+    teller: Teller,
+}
+
 /// See the module header.
 #[derive(Debug, Default)]
 pub struct Scripts {
-    bodies: HashMap<Digest, Bytes>,
+    bodies: HashMap<Digest, Script>,
     /// Digests, oldest first.
     order: VecDeque<Digest>,
     bytes: usize,
@@ -28,10 +40,10 @@ pub struct Scripts {
 
 impl Scripts {
     /// Remembers a script from SCRIPT LOAD or EVAL.
-    pub fn remember(&mut self, body: &[u8]) {
+    pub fn remember(&mut self, body: &[u8], teller: Teller) {
         let cheap = cheap_hash(body);
         if let Some(digest) = self.known.get(&cheap)
-            && self.bodies.get(digest).is_some_and(|known| known == body)
+            && self.bodies.get(digest).is_some_and(|known| known.body == body)
         {
             return;
         }
@@ -43,7 +55,8 @@ impl Scripts {
             return;
         };
         self.known.insert(cheap, digest);
-        if self.bodies.insert(digest, Bytes::copy_from_slice(body)).is_none() {
+        let script = Script { body: Bytes::copy_from_slice(body), teller };
+        if self.bodies.insert(digest, script).is_none() {
             self.order.push_back(digest);
             self.bytes += body.len();
         }
@@ -51,17 +64,17 @@ impl Scripts {
             let Some(oldest) = self.order.pop_front() else {
                 break;
             };
-            if let Some(body) = self.bodies.remove(&oldest) {
+            if let Some(Script { body, .. }) = self.bodies.remove(&oldest) {
                 self.bytes -= body.len();
                 self.known.remove(&cheap_hash(&body));
             }
         }
     }
 
-    /// The script of a digest, in any case.
-    pub fn body(&self, digest: &[u8]) -> Option<&Bytes> {
+    /// The script of a digest, in any case, and who told it first.
+    pub fn body(&self, digest: &[u8]) -> Option<(&Bytes, Teller)> {
         let digest = Digest::try_from(digest.to_ascii_lowercase().as_slice()).ok()?;
-        self.bodies.get(&digest)
+        self.bodies.get(&digest).map(|s| (&s.body, s.teller))
     }
 }
 
@@ -81,10 +94,11 @@ mod tests {
     #[test]
     fn knows_what_it_saw_by_redis_digest() {
         let mut s = Scripts::default();
-        s.remember(b"return 1");
-        s.remember(b"return 1");
+        s.remember(b"return 1", (Key::NONE, 1));
+        s.remember(b"return 1", (Key::NONE, 2));
         let sha = b"E0E1F9FABFC9D4800C877A703B823AC0578FF8DB";
-        assert_eq!(s.body(sha).map(|b| &b[..]), Some(&b"return 1"[..]));
+        let told = s.body(sha).map(|(b, teller)| (&b[..], teller));
+        assert_eq!(told, Some((&b"return 1"[..], (Key::NONE, 1))));
         assert_eq!(s.body(b"nonsense"), None);
     }
 
@@ -92,7 +106,8 @@ mod tests {
     fn memory_is_bounded() {
         let mut s = Scripts::default();
         for i in 0..2000 {
-            s.remember(format!("return {i} -- {}", "x".repeat(100_000)).as_bytes());
+            let body = format!("return {i} -- {}", "x".repeat(100_000));
+            s.remember(body.as_bytes(), (Key::NONE, 0));
         }
         assert!(s.bytes <= MAX_BYTES);
         assert_eq!(s.order.len(), s.bodies.len());

@@ -6,7 +6,9 @@
 //! leased a connection for a MULTI that arrives piecemeal; with the block there is no need.) The
 //! price: `+QUEUED` is said by the proxy, after the checks a server makes on names, numbers of
 //! arguments and slots; what a server refuses beyond that (memory, permissions) shows as EXECABORT
-//! at EXEC instead of at the command. Invariant: all keys of a block lie in one slot.
+//! at EXEC instead of at the command. What the proxy answers itself (SELECT, CLIENT SETNAME …) is
+//! not part of the block: its answers are put between the node's. Invariant: all keys of a block lie
+//! in one slot.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use bytes::Bytes;
@@ -18,11 +20,22 @@ use super::window::NO_SLOT;
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
+/// A command of a transaction that the proxy answers itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// Its place among all commands of the transaction.
+    pub at: u32,
+    /// The request.
+    pub frame: Bytes,
+}
+
 /// A transaction a session has begun.
 #[derive(Debug)]
 pub struct Transaction {
     frames: Vec<u8>,
     commands: u32,
+    own: Vec<Own>,
+    own_bytes: usize,
     slot: u16,
     /// A command was refused while queueing: EXEC will answer EXECABORT.
     failed: bool,
@@ -33,6 +46,8 @@ pub struct Transaction {
 pub struct Block {
     /// MULTI, the commands, EXEC.
     pub frame: Bytes,
+    /// What the proxy answers itself.
+    pub own: Vec<Own>,
     /// Replies it will bring; the last is EXEC's.
     pub replies: u32,
     /// Its slot, or `NO_SLOT`.
@@ -41,7 +56,14 @@ pub struct Block {
 
 impl Default for Transaction {
     fn default() -> Self {
-        Self { frames: MULTI.to_vec(), commands: 0, slot: NO_SLOT, failed: false }
+        Self {
+            frames: MULTI.to_vec(),
+            commands: 0,
+            own: Vec::new(),
+            own_bytes: 0,
+            slot: NO_SLOT,
+            failed: false,
+        }
     }
 }
 
@@ -58,6 +80,18 @@ impl Transaction {
         self.commands += 1;
         self.frames.extend_from_slice(request.frame);
         true
+    }
+
+    /// Queues a command that the proxy answers itself.
+    pub fn queue_own(&mut self, request: &Request<'_>) {
+        self.own.push(Own { at: self.commands, frame: request.to_bytes() });
+        self.own_bytes += request.frame.len();
+        self.commands += 1;
+    }
+
+    /// True when there is such a command.
+    pub fn has_own(&self) -> bool {
+        !self.own.is_empty()
     }
 
     /// A command was refused while queueing.
@@ -77,7 +111,7 @@ impl Transaction {
 
     /// Bytes gathered.
     pub fn len(&self) -> usize {
-        self.frames.len()
+        self.frames.len() + self.own_bytes
     }
 
     /// True when no command was queued.
@@ -88,7 +122,8 @@ impl Transaction {
     /// The block to send.
     pub fn into_block(mut self) -> Block {
         self.frames.extend_from_slice(EXEC);
-        Block { frame: self.frames.into(), replies: self.commands + 2, slot: self.slot }
+        let replies = self.commands - self.own.len() as u32 + 2;
+        Block { frame: self.frames.into(), own: self.own, replies, slot: self.slot }
     }
 }
 

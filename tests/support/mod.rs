@@ -10,6 +10,7 @@ pub mod bed;
 pub mod canonical;
 pub mod client;
 pub mod cluster;
+pub mod differences;
 pub mod fake_node;
 pub mod faults;
 pub mod front;

@@ -42,7 +42,7 @@ impl Pair {
                 assert_eq!(client.cmd(command).await, Value::ok(), "{command:?}");
             }
             assert_eq!(client.cmd(&["FUNCTION", "LOAD", LIBRARY]).await, Value::bulk("streams"));
-            let sha = client.cmd(&["SCRIPT", "LOAD", templates::named("loaded")]).await;
+            let sha = client.cmd(&["SCRIPT", "LOAD", templates::text("loaded")]).await;
             assert_eq!(sha, Value::bulk(LOADED_SHA));
         }
     }

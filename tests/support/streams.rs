@@ -2,11 +2,12 @@
 //! stream.
 //!
 //! Invariant: a stream is deterministic for a server: two empty servers that get it say the same,
-//! apart from what [`super::templates::RULES`] names. So no template depends on the clock or on a
+//! apart from what [`super::differences::rules`] names. So no template depends on the clock or on a
 //! server's own random choice in a way that changes later replies.
 
 use super::canonical::How;
-use super::templates::{GROUPS, RULES, TRANSACTED, named};
+use super::differences;
+use super::templates::{GROUPS, RARE, TRANSACTED, named};
 
 /// One command and how its reply is compared.
 #[derive(Debug, Clone)]
@@ -63,7 +64,10 @@ impl Stream {
                 .pop_front()
                 .unwrap_or_else(|| unreachable!("a transaction has steps"));
         }
-        let group = GROUPS[self.rng.usize(..GROUPS.len())];
+        let group = match self.rng.u16(..) {
+            0..40 => RARE,
+            _ => GROUPS[self.rng.usize(..GROUPS.len())],
+        };
         let template = group[self.rng.usize(..group.len())];
         let tag = self.tag();
         self.fill(template, tag, true)
@@ -135,7 +139,10 @@ impl Stream {
                 }
                 _ => {}
             }
-            how = if how == How::Exact { rule(&args) } else { how };
+            how = match rule(&args) {
+                How::Exact => how,
+                other => other,
+            };
         }
         if self.rng.u8(..) < 20 {
             args[0].make_ascii_lowercase();
@@ -145,7 +152,7 @@ impl Stream {
 
     fn word(&mut self, word: &str, tag: &str) -> Vec<u8> {
         if let Some(name) = word.strip_prefix('%') {
-            return named(name).as_bytes().to_vec();
+            return named(name).to_vec();
         }
         let Some(kind) = word.strip_prefix('$').filter(|k| !k.is_empty()) else {
             return word.as_bytes().to_vec();
@@ -194,14 +201,13 @@ impl Stream {
     }
 }
 
-/// The rule of the longest matching prefix of a command.
+/// The rule for a command; that of a container is for the container alone.
 fn rule(args: &[Vec<u8>]) -> How {
     let word =
         |n: usize| args.get(n).map_or(String::new(), |a| String::from_utf8_lossy(a).to_uppercase());
     let (one, two) = (word(0), format!("{} {}", word(0), word(1)));
-    RULES
-        .iter()
-        .find(|(name, ..)| *name == two)
-        .or_else(|| RULES.iter().find(|(name, ..)| *name == one))
-        .map_or(How::Exact, |(_, how, _)| *how)
+    let rules = differences::rules();
+    let is_container = rules.iter().any(|r| r.name.starts_with(&format!("{one} ")));
+    let whole = || rules.iter().find(|r| r.name == one && (args.len() == 1 || !is_container));
+    rules.iter().find(|r| r.name == two).or_else(whole).map_or(How::Exact, |r| r.how)
 }

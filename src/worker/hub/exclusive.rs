@@ -16,7 +16,7 @@ use crate::command::spec::{Handler, KeyShape, Local, Row, Transaction as Tx, fla
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::request::{Request, fill_args};
-use crate::session::core::Wait;
+use crate::session::core::{Rewrite, Wait};
 use crate::session::fence::{Held, Target};
 use crate::session::local;
 use crate::session::transaction::Transaction;
@@ -125,6 +125,10 @@ impl Hub {
                 self.abort_exec(key);
                 return true;
             }
+            Handler::Transaction(_) if !local::arity_fits(row, request.len()) => {
+                self.refuse_queued(key, &local::wrong_arity(row.name));
+                return true;
+            }
             Handler::Transaction(Tx::Exec) => return self.exec(key, row),
             Handler::Transaction(Tx::Discard) => {
                 self.unwatch(key);
@@ -155,7 +159,9 @@ impl Hub {
             self.refuse_queued(key, "ERR Command not allowed inside a transaction");
         } else if let Some(text) = local::kills_node(row, request) {
             self.refuse_queued(key, &text);
-        } else if !may_be_queued(row.handler) {
+        } else if super::exec::is_own(row.handler) {
+            self.queue_own(key, request);
+        } else if !may_be_queued(row.handler, self.is_standalone()) {
             let text = format!(
                 "ERR memorystore-auth-proxy: '{}' concerns the connection or the whole cluster and cannot \
                  be part of a transaction, which runs on one node",
@@ -186,7 +192,17 @@ impl Hub {
         let elsewhere = watched.is_some_and(|w| slot != NO_SLOT && slot != w && !standalone);
         if elsewhere || !t.queue(slot, request) {
             self.refuse_queued(key, CROSSSLOT);
-        } else if t.len() > MAX_TRANSACTION {
+        } else {
+            self.queued(key);
+        }
+    }
+
+    /// Says so, unless the transaction has become too large.
+    pub(super) fn queued(&mut self, key: Key) {
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if s.transaction.as_deref().is_some_and(|t| t.len() > MAX_TRANSACTION) {
             self.refuse_queued(key, "ERR memorystore-auth-proxy: the transaction is too large");
         } else {
             s.answer(b"+QUEUED\r\n");
@@ -205,7 +221,9 @@ impl Hub {
     /// EXEC. False: wait first.
     fn exec(&mut self, key: Key, row: &'static Row) -> bool {
         let watching = self.sessions.get(key).is_some_and(|s| s.watched_slot.is_some());
-        if watching && self.must_be_alone(key) {
+        let transaction = self.sessions.get(key).and_then(|s| s.transaction.as_deref());
+        let has_own = transaction.is_some_and(|t| t.has_own() && !t.has_failed());
+        if (watching || has_own) && self.must_be_alone(key) {
             return false;
         }
         let Some(s) = self.sessions.get_mut(key) else {
@@ -221,6 +239,8 @@ impl Hub {
         }
         if watching {
             self.exec_watched(key, row, *transaction);
+        } else if has_own {
+            self.exec_with_own(key, row, transaction.into_block());
         } else if transaction.is_empty() {
             s.answer(b"*0\r\n");
             self.mark_session(key);
@@ -288,6 +308,9 @@ impl Hub {
             return;
         };
         let block = transaction.into_block();
+        if !block.own.is_empty() {
+            s.rewrite = Some(Box::new(Rewrite::Exec(block.own)));
+        }
         let ticket = s.window.open(Some(row), slot, lease, block.frame.len(), now);
         if let Some(leg) = s.window.leg_mut(ticket, 0) {
             leg.leased = true;
@@ -583,7 +606,7 @@ enum Loan {
 }
 
 /// Commands that one node can run inside a transaction for any client.
-fn may_be_queued(handler: Handler) -> bool {
+fn may_be_queued(handler: Handler, standalone: bool) -> bool {
     match handler {
         Handler::Forward
         | Handler::Split
@@ -604,7 +627,11 @@ fn may_be_queued(handler: Handler) -> bool {
                 | Local::CommandList
                 | Local::CommandGetkeys
                 | Local::CommandGetkeysandflags
+                | Local::ConfigGet
+                | Local::Help
         ),
+        // There, one node is all.
+        Handler::Gather(_) | Handler::Scan => standalone,
         _ => false,
     }
 }

@@ -35,8 +35,14 @@ impl Hub {
         if matches!(row.name, "wait" | "waitaof") {
             return self.wait(key, row, request);
         }
-        if row.name == "script|flush" {
-            // What the user had forgotten is not to be brought back.
+        let mode = request.len().checked_sub(1).map(|last| request.arg(last).to_ascii_lowercase());
+        if row.name == "script|flush"
+            && matches!(mode.as_deref(), Some(b"flush" | b"sync" | b"async"))
+        {
+            // What the user had forgotten is not to be brought back, nor what came before missed.
+            if self.must_be_alone(key) {
+                return false;
+            }
             self.scripts = Default::default();
         }
         let mut slots = self.shard_slots();
@@ -65,7 +71,7 @@ impl Hub {
                 Merge::SumByName { plus: self.surplus_of_numsub(Kind::Shard, request) }
             }
             Gather::ScriptLoad => {
-                self.scripts.remember(request.arg(2));
+                self.remember(key, request.arg(2));
                 Merge::AllSucceeded
             }
             Gather::Lastsave => Merge::Max,
@@ -80,6 +86,12 @@ impl Hub {
         let frame = request.frame;
         self.dispatch_parts(key, row, &slots, merge, frame.len(), |_| frame);
         true
+    }
+
+    /// Remembers a script that the session's next command brings.
+    pub(super) fn remember(&mut self, key: Key, body: &[u8]) {
+        let ticket = self.sessions.get(key).map_or(0, |s| s.window.next_ticket());
+        self.scripts.remember(body, (key, ticket));
     }
 
     /// A slot of each shard, by which it is asked.

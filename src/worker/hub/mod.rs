@@ -12,6 +12,7 @@
 
 mod clients;
 mod exclusive;
+mod exec;
 mod face;
 mod gather;
 mod learn;

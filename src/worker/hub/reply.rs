@@ -15,9 +15,10 @@ use crate::resp::encode;
 use crate::resp::reply::{Class, classify};
 use crate::resp::request::{Request, fill_args};
 use crate::resp::scan::ReplyScan;
-use crate::session::core::Closing;
+use crate::session::core::{Closing, Rewrite};
 use crate::session::local;
 use crate::session::redirect::Trouble;
+use crate::session::scripts::Teller;
 use crate::session::window::Reply;
 use crate::upstream::handshake::{self, Progress};
 use crate::upstream::pipe::{self, Duty, Entry, Purpose, State};
@@ -198,8 +199,11 @@ impl Hub {
                 self.counters.output_limit += 1;
             }
         } else {
-            if let Some(asked) = s.scan.take() {
-                let rewritten = self.scan_reply(asked, reply.as_slice());
+            if let Some(rewrite) = s.rewrite.take() {
+                let rewritten = match *rewrite {
+                    Rewrite::Scan(asked) => self.scan_reply(asked, reply.as_slice()),
+                    Rewrite::Exec(own) => self.exec_reply(entry.session, &own, reply.as_slice()),
+                };
                 let reply = rewritten.map_or(reply, |r| Reply::Shared(r.into()));
                 let Some(s) = self.sessions.get_mut(entry.session) else {
                     return;
@@ -297,14 +301,18 @@ impl Hub {
             let mut args = Vec::new();
             fill_args(&frame, &mut args);
             let request = Request::new(&frame, None, &args);
-            let Some(body) = self.scripts.body(request.arg(1)) else {
+            let told = self.scripts.body(request.arg(1));
+            let Some((body, _)) = told.filter(|(_, teller)| !self.comes_later(entry, *teller))
+            else {
                 return false;
             };
             // It was not executed: tell the node the script and ask again, in one block.
             let mut block = Vec::with_capacity(frame.len() + body.len() + 64);
             encode::command(&mut block, &[&b"SCRIPT"[..], b"LOAD", body]);
             block.extend_from_slice(&frame);
-            p.release(entry);
+            if let Some(p) = self.pipes.get_mut(key) {
+                p.release(entry);
+            }
             self.troubled.push(Troubled {
                 session: entry.session,
                 ticket: entry.ticket,
@@ -332,6 +340,13 @@ impl Hub {
             return true;
         }
         false
+    }
+
+    /// True when the script was only told by a command that stands behind this one in its pipeline.
+    fn comes_later(&self, entry: &Entry, (session, ticket): Teller) -> bool {
+        session == entry.session
+            && (ticket.wrapping_sub(entry.ticket) as i32) > 0
+            && self.sessions.get(session).is_some_and(|s| s.window.since(ticket).is_some())
     }
 
     /// A server refused a command in a way the client shall not see.

@@ -286,8 +286,9 @@ impl Hub {
             self.dispatch(key, None, slot, request, 1);
             return true;
         };
-        if row.container && (!local::arity_fits(row, request.len()) || row.name == "client") {
-            // No subcommand, or one of CLIENT that nobody knows: a shared connection must not see it.
+        let refused = row.handler == Handler::Refused;
+        if row.container && (!local::arity_fits(row, request.len()) || refused) {
+            // No subcommand, or one nobody knows that a shared connection or a node must not see.
             self.counters.commands += 1;
             let text = local::bare_container(row, request);
             self.refuse(key, &text);
@@ -297,7 +298,7 @@ impl Hub {
             Handler::Forward | Handler::Split => self.forward(key, row, request),
             Handler::Script => {
                 if matches!(row.name, "eval" | "eval_ro") && local::has_its_keys(request) {
-                    self.scripts.remember(request.arg(1));
+                    self.remember(key, request.arg(1));
                 }
                 self.forward(key, row, request);
             }

@@ -9,6 +9,7 @@ use crate::command::spec::Row;
 use crate::key::Key;
 use crate::resp::encode;
 use crate::resp::request::Request;
+use crate::session::core::Rewrite;
 use crate::session::local;
 use crate::session::scan::{Cursor, ShardAt};
 
@@ -46,7 +47,7 @@ impl Hub {
         encode::command(&mut frame, &args);
         if let Some(s) = self.sessions.get_mut(key) {
             s.alone = true;
-            s.scan = Some(cursor);
+            s.rewrite = Some(Box::new(Rewrite::Scan(cursor)));
         }
         self.dispatch(key, Some(row), slot, &Request::new(&frame, None, &[]), 1);
         true
