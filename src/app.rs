@@ -172,6 +172,7 @@ fn start_workers(
         op_timeout: config.op_timeout,
         connect_timeout: config.connect_timeout,
         max_redirects: u8::try_from(config.max_redirects).unwrap_or(u8::MAX),
+        read_from: config.read_from,
         auth_backoff_min: config.auth_backoff.min,
         auth_backoff_max: config.auth_backoff.max,
         max_connection_age: config.max_connection_age,
@@ -329,6 +330,9 @@ impl Control for Line {
         m.nodes_in_backoff.set(c.nodes_in_backoff);
         m.messages.set(c.messages);
         m.subscriptions.set(c.subscriptions);
+        m.retries_replica.set(c.retries_replica);
+        m.replica_reads.set(c.reads_replica);
+        m.replica_reads_fallback.set(c.reads_fallback);
         m.upstream_connecting.set(c.pipes_connecting);
         m.upstream_ready.set(c.pipes_ready.saturating_sub(c.pipes_retiring));
         m.upstream_draining.set(c.pipes_retiring);

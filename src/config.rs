@@ -22,9 +22,10 @@ use crate::credentials::schedule::BackoffRange;
 use crate::credentials::sources::CredentialSource;
 use crate::error::Error;
 use crate::telemetry::logs::{Format, LogConfig, Verbosity};
+use crate::worker::hub::ReadFrom;
 use values::{
-    boolean, duration, duration_or_zero, ip, octal, path, port, rate, redirects, socket_path,
-    threads, token, username,
+    boolean, duration, duration_or_zero, ip, octal, path, port, rate, read_from, redirects,
+    socket_path, threads, token, username,
 };
 
 /// Everything the user decides.
@@ -54,6 +55,8 @@ pub struct Config {
     pub max_connection_age: Duration,
     /// Dials and AUTHs a second, of all workers together; 0: no limit.
     pub dial_rate_limit: u32,
+    /// Which nodes answer reads.
+    pub read_from: ReadFrom,
     /// The HTTP server.
     pub http: Http,
     /// What is logged and how.
@@ -128,6 +131,7 @@ impl Config {
             max_redirects: reader.typed("max-redirects", redirects)?,
             max_connection_age: reader.typed("max-connection-age", duration_or_zero)?,
             dial_rate_limit: reader.typed("dial-rate-limit", rate)?,
+            read_from: reader.typed("read-from", read_from)?,
             http,
             logs,
             warnings: settings.warnings.clone(),

@@ -136,6 +136,10 @@ pub const FLAGS: &[Flag] = &[
         "Age, jittered, at which a connection to a node is replaced by a new one; 0 for never."),
     value("dial-rate-limit", "N", Some("50"), UPSTREAM,
         "Connections and authentications begun in a second, all nodes together; 0 for no limit."),
+    value("read-from", "NODES", Some("primary"), UPSTREAM,
+        "Which nodes answer read-only commands: primary; prefer-replica (a replica of the shard, and \
+         the primary where no replica can); replica (never the primary). Replicas lag behind, so a read \
+         may miss what was just written."),
     switch("health-check", HTTP,
         "Serve /startup, /liveness, /readiness and /status."),
     switch("prometheus", HTTP,

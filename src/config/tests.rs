@@ -37,6 +37,7 @@ fn defaults() {
     assert_eq!(config.connect_timeout, Duration::from_secs(5));
     assert_eq!(config.topology_refresh, Duration::from_secs(60));
     assert_eq!(config.max_redirects, 16);
+    assert_eq!(config.read_from, ReadFrom::Primary);
     assert!(!config.http.enabled());
     assert_eq!(config.http.address, IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert_eq!(config.http.port, 9090);
@@ -95,6 +96,7 @@ fn everything_given() {
             "--connect-timeout=1s",
             "--topology-refresh=2m",
             "--max-redirects=3",
+            "--read-from=prefer-replica",
             "--auth-backoff-min=1s",
             "--auth-backoff-max=1m",
             "--health-check",
@@ -116,6 +118,7 @@ fn everything_given() {
     assert_eq!(config.listen.address.to_string(), "::1");
     assert_eq!(config.op_timeout, Duration::from_millis(250));
     assert_eq!(config.topology_refresh, Duration::from_secs(120));
+    assert_eq!(config.read_from, ReadFrom::PreferReplica);
     assert_eq!(config.auth_backoff.max, Duration::from_secs(60));
     assert!(config.http.health_check && config.http.prometheus);
     assert_eq!(config.logs.format, Format::CloudLogging);
@@ -186,6 +189,7 @@ fn wrong_values_name_the_flag_and_the_mend() {
         (&["--threads=0", "h:1"], "--threads '0'"),
         (&["--threads=257", "h:1"], "--threads '257'"),
         (&["--max-redirects=0", "h:1"], "--max-redirects '0'"),
+        (&["--read-from=replicas", "h:1"], "--read-from 'replicas' is none of primary"),
         (&["--op-timeout=5", "h:1"], "--op-timeout '5' is not a duration"),
         (&["--op-timeout=0s", "h:1"], "out of range"),
         (&["--op-timeout=2d", "h:1"], "out of range"),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::credentials::Secret;
+use crate::worker::hub::ReadFrom;
 
 /// Longest path of a Unix socket: `sun_path` less its closing zero, see unix(7).
 const UNIX_SOCKET_PATH_BYTES: usize = 107;
@@ -59,6 +60,17 @@ pub(super) fn redirects(text: &str) -> Result<u32, String> {
     match number(text, RANGE)? {
         n @ 1..=1000 => Ok(n),
         _ => Err(format!("'{text}' is not a number from {RANGE}; give one")),
+    }
+}
+
+pub(super) fn read_from(text: &str) -> Result<ReadFrom, String> {
+    match text {
+        "primary" => Ok(ReadFrom::Primary),
+        "prefer-replica" => Ok(ReadFrom::PreferReplica),
+        "replica" => Ok(ReadFrom::Replica),
+        _ => Err(format!(
+            "'{text}' is none of primary, prefer-replica and replica; give one of them"
+        )),
     }
 }
 

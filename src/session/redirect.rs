@@ -32,9 +32,16 @@ pub enum Trouble {
     NoRoute,
     /// NOSCRIPT, and the proxy knows the script.
     NoScript,
+    /// A replica cannot answer a read that no primary may answer, or there is no replica.
+    Replica,
 }
 
 impl Trouble {
+    /// True when another node of the shard may well answer: it is about the node, not the command.
+    pub fn concerns_node(self) -> bool {
+        matches!(self, Self::Moved | Self::ClusterDown | Self::Loading | Self::RoleChanged)
+    }
+
     /// The trouble a reply class means; `None`: the reply is for the client.
     pub fn of(class: &Class) -> Option<Self> {
         Some(match class {
@@ -116,7 +123,9 @@ pub fn decide(trouble: Trouble, facts: Facts) -> Action {
         Trouble::Moved => (if bouncing { Wait::Backoff } else { Wait::No }, true),
         Trouble::Ask => (if bouncing { Wait::Backoff } else { Wait::No }, false),
         Trouble::TryAgain | Trouble::Loading => (Wait::Backoff, false),
-        Trouble::ClusterDown | Trouble::RoleChanged | Trouble::NoRoute => (Wait::Backoff, true),
+        Trouble::ClusterDown | Trouble::RoleChanged | Trouble::NoRoute | Trouble::Replica => {
+            (Wait::Backoff, true)
+        }
         // The pipe's own AUTH goes first; its queue is the wait.
         Trouble::NoAuth | Trouble::NoScript => (Wait::No, false),
         // The next dial is paced by the node's own backoff.
@@ -130,7 +139,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Trouble; 11] = [
+    const ALL: [Trouble; 12] = [
         Trouble::Moved,
         Trouble::Ask,
         Trouble::TryAgain,
@@ -142,6 +151,7 @@ mod tests {
         Trouble::Lost { sent: false },
         Trouble::NoRoute,
         Trouble::NoScript,
+        Trouble::Replica,
     ];
 
     fn facts(readonly: bool, redirects: u8, expired: bool) -> Facts {
@@ -179,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn total(i in 0usize..11, readonly: bool, redirects: u8, expired: bool) {
+        fn total(i in 0usize..12, readonly: bool, redirects: u8, expired: bool) {
             let _ = decide(ALL[i], facts(readonly, redirects, expired));
         }
     }

@@ -24,6 +24,10 @@ const KEEP: usize = 16 * 1024;
 /// Slot of a command that has no key.
 pub const NO_SLOT: u16 = crate::cluster::topology::SLOTS as u16;
 
+/// Set in the slot of a read that may go to a replica. Such reads are a lane of their own: commands
+/// for the primary neither wait for them nor hold them up.
+pub const READ_LANE: u16 = 1 << 15;
+
 /// A reply in one of the two shapes it travels in.
 #[derive(Debug)]
 pub enum Reply<'a> {
@@ -56,7 +60,7 @@ enum State {
 pub struct Leg {
     /// The pipe it was last dispatched to.
     pub pipe: Key,
-    /// Its hash slot, or [`NO_SLOT`].
+    /// Its hash slot, or [`NO_SLOT`]; with [`READ_LANE`] if a replica may answer it.
     pub slot: u16,
     /// How often it was sent again, redirects included.
     pub attempts: u8,

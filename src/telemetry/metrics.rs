@@ -96,6 +96,9 @@ pub struct WorkerMetrics {
     pub messages: Cell,
     pub subscriptions: Cell,
     pub latencies: Latencies,
+    pub retries_replica: Cell,
+    pub replica_reads: Cell,
+    pub replica_reads_fallback: Cell,
 }
 
 /// The histograms of one thread.
@@ -190,7 +193,8 @@ pub const FAMILIES: &[Family] = families! {
         { "moved": redirects_moved, "ask": redirects_ask }
     COUNTER "retries_total",
         "Commands sent again, by what the node answered. role: READONLY or MASTERDOWN; lost: the \
-         connection ended; noroute: no node owned the slot; noscript: the node was told the script.",
+         connection ended; noroute: no node owned the slot; noscript: the node was told the script; replica: \
+         no replica could answer a read that no primary may.",
         "reason" {
             "tryagain": retries_tryagain,
             "clusterdown": retries_clusterdown,
@@ -199,13 +203,18 @@ pub const FAMILIES: &[Family] = families! {
             "noauth": retries_noauth,
             "lost": retries_lost,
             "noroute": retries_noroute,
-            "noscript": retries_noscript
+            "noscript": retries_noscript,
+            "replica": retries_replica
         }
     COUNTER "upstream_renewals_total", "AUTHs said again on connections in use, with a newer credential.", "" { "": renewals }
     COUNTER "upstream_retirements_total", "Connections replaced because of their age.", "" { "": retirements }
     GAUGE "upstream_nodes_in_backoff", "Nodes that are not dialled for a while because they refused or failed.", "" { "": nodes_in_backoff }
     COUNTER "pubsub_messages_total", "Messages delivered to subscribed clients.", "" { "": messages }
     GAUGE "pubsub_subscriptions", "Channels and patterns the proxy is subscribed to for its clients.", "" { "": subscriptions }
+    COUNTER "replica_reads_total",
+        "Reads of --read-from other than primary, by the node they were sent to. replica: a replica; \
+         primary: the primary, as no replica was ready, it refused, or it did not know the key.",
+        "node" { "replica": replica_reads, "primary": replica_reads_fallback }
 };
 
 /// Sums the cells of all threads when scraped.

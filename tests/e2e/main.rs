@@ -34,6 +34,7 @@ mod one_server;
 mod protocol_errors;
 mod pubsub;
 mod redirect;
+mod replicas;
 mod roster;
 mod scan;
 mod scripted;

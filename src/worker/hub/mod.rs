@@ -21,6 +21,7 @@ mod monitor;
 mod nodes;
 mod peers;
 mod pubsub;
+mod reads;
 mod renewal;
 #[cfg(test)]
 mod renewal_tests;
@@ -62,6 +63,7 @@ use nodes::Node;
 pub use nodes::NodeStatus;
 use peers::Peers;
 pub use peers::{Answer, Letter, Question};
+pub use reads::ReadFrom;
 use topics::Topics;
 use unblock::Unblockings;
 
@@ -74,6 +76,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Redirects one command may follow.
     pub max_redirects: u8,
+    /// Which nodes answer reads.
+    pub read_from: ReadFrom,
     /// Shortest delay after a failed dial or AUTH.
     pub auth_backoff_min: Duration,
     /// Longest delay after failed dials or AUTHs.
@@ -180,6 +184,9 @@ pub struct Counters {
     pub retries_lost: u64,
     pub retries_noroute: u64,
     pub retries_noscript: u64,
+    pub retries_replica: u64,
+    pub reads_replica: u64,
+    pub reads_fallback: u64,
     pub fail_maybe_executed: u64,
     pub fail_deadline: u64,
     pub fail_redirects: u64,
@@ -247,6 +254,8 @@ pub struct Hub {
     shard_slots: Vec<u16>,
     /// Node index of each shard's primary.
     primaries: Vec<u16>,
+    /// Reads may go to replicas.
+    reads_elsewhere: bool,
     credential: CredentialState,
     rng: fastrand::Rng,
     now: u64,
@@ -297,6 +306,7 @@ impl Hub {
     pub fn new(settings: Settings, seed: u64) -> Self {
         let pace = Pace::per_second(settings.dial_rate_limit);
         Self {
+            reads_elsewhere: settings.read_from != ReadFrom::Primary,
             settings,
             sessions: Arena::default(),
             pipes: Arena::default(),
@@ -575,9 +585,11 @@ impl Hub {
                 || matches!(pipe.state, crate::upstream::pipe::State::Handshaking(_));
             match pipe.state {
                 crate::upstream::pipe::State::Ready => {
+                    // A replica's reads need the other half of their time for another node.
+                    let patience = op_timeout >> u32::from(pipe.kind.readonly);
                     // A command that blocks has its own time first, then that of any other.
                     let quiet_since = pipe.progress_at.max(pipe.silent_until);
-                    if pipe.awaits_reply() && self.now.saturating_sub(quiet_since) >= op_timeout {
+                    if pipe.awaits_reply() && self.now.saturating_sub(quiet_since) >= patience {
                         stalled.push((key, "no reply within --op-timeout"));
                     }
                 }

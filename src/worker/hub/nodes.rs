@@ -12,7 +12,7 @@ use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::CredentialState;
 use crate::key::Key;
 use crate::session::redirect::Trouble;
-use crate::session::window::NO_SLOT;
+use crate::session::window::{NO_SLOT, READ_LANE};
 use crate::upstream::backoff::Backoff;
 use crate::upstream::handshake::{Handshake, Refusal, RefusalKind, auth_frame};
 use crate::upstream::kind::{ByKind, Kind};
@@ -29,6 +29,10 @@ pub(super) struct Node {
     pipes: ByKind<Key>,
     /// Leases nobody holds, oldest first.
     pub(super) idle: Vec<(Kind, Key)>,
+    /// Its replicas (indices), if it is a primary and reads may go there.
+    pub(super) replicas: Vec<u16>,
+    /// It refused a read a moment ago: until then (ms) others are asked.
+    pub(super) rests_until: u64,
     backoff: Backoff,
     next_dial: u64,
     last_error: Option<Arc<str>>,
@@ -62,6 +66,14 @@ impl Node {
     /// True when its backoff allows a dial now.
     pub(super) fn may_dial(&self, now: u64) -> bool {
         self.next_dial <= now
+    }
+}
+
+impl Node {
+    /// Its shared pipe of a kind, if there ever was one.
+    #[inline]
+    pub(super) fn shared(&self, kind: Kind) -> Option<Key> {
+        self.pipes.get(kind)
     }
 }
 
@@ -101,6 +113,7 @@ impl Hub {
                 self.scans.slot_moved_to(node);
             }
         }
+        self.learn_replicas(&topology);
         self.topology = Some(topology);
         self.primaries = primaries;
         self.choose_shard_slots();
@@ -158,6 +171,8 @@ impl Hub {
             addr: addr.clone(),
             pipes: ByKind::new(Key::NONE),
             idle: Vec::new(),
+            replicas: Vec::new(),
+            rests_until: 0,
             backoff: Backoff::new(self.settings.auth_backoff_min, self.settings.auth_backoff_max),
             next_dial: 0,
             last_error: None,
@@ -173,9 +188,12 @@ impl Hub {
     pub(super) fn pipe_for(&mut self, session: Key, slot: u16, kind: Kind) -> Option<Key> {
         let node = match self.routes.get(usize::from(slot)) {
             Some(&node) => node,
+            None if slot & READ_LANE != 0 => {
+                return self.read_pipe(session, slot & !READ_LANE, kind);
+            }
             None => self.any_node(session)?,
         };
-        let pipe = self.nodes.get(usize::from(node))?.pipes.get(kind);
+        let pipe = self.nodes.get(usize::from(node))?.shared(kind);
         match pipe {
             Some(pipe) if self.pipes.get(pipe).is_some() => Some(pipe),
             _ => Some(self.pipe_to(node, kind)),
@@ -194,7 +212,7 @@ impl Hub {
     /// The shared pipe to a node, made if there is none.
     pub(super) fn pipe_to(&mut self, node: u16, kind: Kind) -> Key {
         let at = usize::from(node);
-        if let Some(known) = self.nodes[at].pipes.get(kind)
+        if let Some(known) = self.nodes[at].shared(kind)
             && self.pipes.get(known).is_some()
         {
             return known;
@@ -668,4 +686,4 @@ impl Hub {
 }
 
 // `NO_SLOT` is one past the last index of `routes`, so that keyless commands miss the array.
-const _: () = assert!(NO_SLOT as usize == SLOTS);
+const _: () = assert!(NO_SLOT as usize == SLOTS && NO_SLOT & READ_LANE == 0);

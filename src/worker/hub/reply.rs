@@ -152,6 +152,11 @@ impl Hub {
                 self.lent_reply(key, &entry, reply);
                 return Ok(());
             }
+            if p.kind.readonly {
+                self.replica_reply(key, &entry, reply);
+                self.give_back(key);
+                return Ok(());
+            }
             p.release(&entry);
             let retiring = p.retiring;
             self.deliver(&entry, reply);
@@ -293,6 +298,15 @@ impl Hub {
         let Some(p) = self.pipes.get_mut(key) else {
             return false;
         };
+        if p.kind.readonly && line.starts_with(b"-ERR no such key") {
+            if !self.doubt(key, entry, line) {
+                return false;
+            }
+            if let Some(p) = self.pipes.get_mut(key) {
+                p.release(entry);
+            }
+            return true;
+        }
         if row.handler == Handler::Script && line.starts_with(b"-NOSCRIPT") && entry.replies == 1 {
             let node = p.node;
             let Some(frame) = p.request_of(entry) else {
@@ -363,6 +377,11 @@ impl Hub {
             return;
         };
         let mut ask = None;
+        let said: Arc<str> =
+            String::from_utf8_lossy(line.get(1..).unwrap_or_default()).trim_end().into();
+        if self.pipes.get(key).is_some_and(|p| p.kind.readonly) && trouble.concerns_node() {
+            return self.replica_refused(key, entry, frame, class, said);
+        }
         match class {
             Class::Moved(redirect) => {
                 self.counters.moved += 1;
@@ -399,7 +418,6 @@ impl Hub {
             }
             _ => {}
         }
-        let said = String::from_utf8_lossy(line.get(1..).unwrap_or_default()).trim_end().into();
         self.troubled.push(Troubled {
             session: entry.session,
             ticket: entry.ticket,

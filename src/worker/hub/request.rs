@@ -369,6 +369,7 @@ impl Hub {
                 return;
             }
         };
+        let slot = if self.reads_elsewhere { self.read_lane(key, row, slot) } else { slot };
         self.dispatch(key, Some(row), slot, request, 1);
     }
 
@@ -496,7 +497,10 @@ impl Hub {
         let mut frames = std::mem::take(&mut self.scratch);
         frames.clear();
         let ends = split.frames(request, &mut frames);
-        let slots = split.slots.clone();
+        let mut slots = split.slots.clone();
+        if self.reads_elsewhere {
+            slots.iter_mut().for_each(|slot| *slot = self.read_lane(key, row, *slot));
+        }
         self.dispatch_parts(key, row, &slots, split.merge(row.name), request.frame.len(), |i| {
             let start = if i == 0 { 0 } else { ends[i - 1] };
             &frames[start..ends[i]]

@@ -1,7 +1,7 @@
 //! A whole worker driven through a simulated cluster, with virtual time and random faults.
 //!
 //! Nodes own slots, migrate them key by key, lose connections at any byte, refuse dials, and forget
-//! authentications. Checked for every seed: replies of a session in request order, one for each
+//! authentications; their replicas lag, load, and are wrong about owners. Checked for every seed: replies of a session in request order, one for each
 //! request; no write executed twice; acknowledged writes executed; "not executed" never executed;
 //! writes of one session to one key executed in request order; nothing left behind at the end.
 
@@ -18,6 +18,7 @@ use crate::resp::encode;
 use crate::resp::request::Request;
 use crate::resp::scan::{ReplyScan, ReplyScanner, RequestScan, RequestScanner};
 
+/// Primaries; the replica of node `n` is node `NODES + n`.
 const NODES: usize = 4;
 const KEYS: usize = 12;
 
@@ -30,6 +31,7 @@ struct Wire {
     /// Bytes on their way back.
     to_proxy: Vec<u8>,
     asking: bool,
+    readonly: bool,
     authenticated: bool,
     /// Commands queued since MULTI, and whether one was refused.
     multi: Option<(Vec<(String, String)>, bool)>,
@@ -112,6 +114,8 @@ impl Sim {
             op_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             max_redirects: 16,
+            read_from: [ReadFrom::Primary, ReadFrom::PreferReplica, ReadFrom::Replica]
+                [rng.usize(0..3)],
             auth_backoff_min: Duration::from_millis(10),
             auth_backoff_max: Duration::from_millis(400),
             // Connections come of age all the time, or never.
@@ -172,7 +176,13 @@ impl Sim {
     }
 
     fn publish_topology(&mut self) {
-        let shards = (0..NODES).map(|n| Shard { primary: addr(n), replicas: vec![] }).collect();
+        let replicas = |n: usize, there: bool| there.then(|| addr(NODES + n)).into_iter().collect();
+        let shards = (0..NODES)
+            .map(|n| {
+                let there = !self.faulty || self.rng.u32(0..4) > 0;
+                Shard { primary: addr(n), replicas: replicas(n, there) }
+            })
+            .collect();
         let mut slots = Box::new([0u16; SLOTS]);
         for (&s, state) in &self.slots {
             slots[usize::from(s)] = state.owner as u16;
@@ -297,6 +307,15 @@ impl Sim {
             _ if self.auth && !wire.authenticated => {
                 encode::error(&mut out, "NOAUTH Authentication required.");
             }
+            "READONLY" => {
+                wire.readonly = true;
+                encode::simple(&mut out, "OK");
+            }
+            _ if wire.node >= NODES => {
+                assert!(wire.readonly && name == "GET", "{name} reached a replica");
+                let (node, k) = (wire.node, request.arg(1).to_vec());
+                out = self.replica_read(node - NODES, &k);
+            }
             "MULTI" => {
                 wire.multi = Some((Vec::new(), false));
                 encode::simple(&mut out, "OK");
@@ -379,31 +398,61 @@ impl Sim {
         wire.to_proxy.extend_from_slice(&out);
     }
 
+    /// A replica's answer to GET: now and then late, loading, or wrong about the slot's owner.
+    fn replica_read(&mut self, primary: usize, k: &[u8]) -> Vec<u8> {
+        let state = self.slots[&slot(k)];
+        let strict = self.hub.settings.read_from == ReadFrom::Replica;
+        let arrived = self.arrived.contains(&*String::from_utf8_lossy(k));
+        let mut out = Vec::new();
+        match self.rng.u32(0..12) {
+            0 if self.faulty => encode::error(&mut out, "LOADING Redis is loading the dataset"),
+            1 if self.faulty => encode::error(&mut out, "MASTERDOWN Link with MASTER is down"),
+            2 if self.faulty => {
+                let to = addr(self.rng.usize(0..NODES));
+                encode::error(&mut out, &format!("MOVED {} {to}", slot(k)));
+            }
+            _ if state.owner != primary => {
+                encode::error(&mut out, &format!("MOVED {} {}", slot(k), addr(state.owner)));
+            }
+            3 if !strict => encode::null(&mut out, crate::resp::Version::V2),
+            _ if arrived && !strict => encode::null(&mut out, crate::resp::Version::V2),
+            _ => encode::simple(&mut out, &key_value(k)),
+        }
+        out
+    }
+
     fn execute(&mut self, key: String, value: String) {
         let index: usize = value.split('/').next().and_then(|s| s.parse().ok()).expect("tag");
         let session = *self.clients.keys().nth(index).expect("client");
         self.executed.entry(key).or_default().push((session, value));
     }
 
-    /// True while a request for this slot, or its redirect, is on its way somewhere.
+    /// True while a request for this slot, or its redirect, is on its way to or from a node.
     ///
     /// A slot that comes back to a node which has redirected the first of a run of commands, and not
     /// yet the rest, is beyond what any proxy that pipelines can order.
-    fn slot_in_transit(&self, s: u16) -> bool {
+    fn slot_in_transit(&self, s: u16, node: Option<usize>) -> bool {
         let names: Vec<String> = (0..KEYS).map(key).filter(|k| slot(k.as_bytes()) == s).collect();
         let has =
             |hay: &[u8], needle: &str| hay.windows(needle.len()).any(|x| x == needle.as_bytes());
-        let on_wire = self.wires.values().any(|w| {
-            names.iter().any(|n| has(&w.to_node, n))
-                || has(&w.to_proxy, &format!("MOVED {s} "))
-                || has(&w.to_proxy, &format!("ASK {s} "))
-        });
-        on_wire
-            || self.hub.pipes.iter().any(|(_, p)| {
-                let mut slices = [IoSlice::new(&[]); 8];
+        let redirected =
+            self.wires.values().filter(|w| node.is_none_or(|n| n == w.node)).any(|w| {
+                has(&w.to_proxy, &format!("MOVED {s} ")) || has(&w.to_proxy, &format!("ASK {s} "))
+            });
+        redirected
+            || self.hub.pipes.iter().any(|(k, p)| {
+                let to = &self.hub.nodes[usize::from(p.node)].addr;
+                if node.is_some_and(|n| addr(n) != *to) {
+                    return false;
+                }
+                // A name may be half on the wire; commands that were held are a slice each.
+                let mut slices = [IoSlice::new(&[]); 256];
                 let n = p.out.unsent_slices(&mut slices);
+                assert!(n < 256, "more is queued than is looked at");
+                let mut bytes = self.wires.get(&k).map_or(Vec::new(), |w| w.to_node.clone());
+                slices[..n].iter().for_each(|b| bytes.extend_from_slice(b));
                 // Half a reply in the proxy may be half a redirect.
-                p.has_input() || slices[..n].iter().any(|b| names.iter().any(|n| has(b, n)))
+                p.has_input() || names.iter().any(|n| has(&bytes, n))
             })
     }
 
@@ -429,7 +478,15 @@ impl Sim {
                 {
                     let n = self.rng.usize(1..=w.to_proxy.len());
                     let bytes: Vec<u8> = w.to_proxy.drain(..n).collect();
+                    let replica = w.node >= NODES;
+                    let routes = |hub: &Hub| -> Vec<u16> {
+                        (0..KEYS)
+                            .map(|i| hub.routes[usize::from(slot(key(i).as_bytes()))])
+                            .collect()
+                    };
+                    let before = routes(&self.hub);
                     self.hub.pipe_data(k, &bytes);
+                    assert!(!replica || routes(&self.hub) == before, "a replica told a route");
                 }
             }
             70..=79 if !self.dialing.is_empty() => {
@@ -437,7 +494,7 @@ impl Sim {
                 if faults && self.rng.u32(0..4) == 0 {
                     self.hub.pipe_lost(d.pipe, "refused");
                 } else if self.hub.pipe_mut(d.pipe).is_some() {
-                    let node = (0..NODES).find(|&n| addr(n) == d.addr).expect("known node");
+                    let node = (0..2 * NODES).find(|&n| addr(n) == d.addr).expect("known node");
                     self.wires.insert(d.pipe, Wire { node, ..Wire::default() });
                     self.hub.pipe_connected(d.pipe);
                 }
@@ -536,7 +593,7 @@ impl Sim {
                 let to = self.rng.usize(0..NODES);
                 // A slot does not come back to a node before that node has answered what it was
                 // sent for it: redirects come in runs.
-                if to != state.owner && !self.slot_in_transit(s) {
+                if to != state.owner && !self.slot_in_transit(s, None) {
                     let at_once = self.rng.bool();
                     let next = if at_once {
                         Slot { owner: to, importing: None }
@@ -549,7 +606,8 @@ impl Sim {
             Some(to) => {
                 if self.rng.bool() {
                     self.arrived.insert(k);
-                } else {
+                } else if !self.slot_in_transit(s, Some(to)) {
+                    // The same for what was sent there too early.
                     self.arrived.retain(|k| slot(k.as_bytes()) != s);
                     self.slots.insert(s, Slot { owner: to, importing: None });
                 }
@@ -570,7 +628,8 @@ impl Sim {
         while self.clients.values().any(|c| !c.sent.is_empty())
             || self.hub.pipes.iter().any(|(_, p)| p.in_flight() > 0)
         {
-            self.event(false);
+            // Events outrun the connections that come of age: with replicas there are many.
+            (0..4).for_each(|_| self.event(false));
             self.pass(3);
             self.do_work();
             turns += 1;

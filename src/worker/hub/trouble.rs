@@ -12,7 +12,7 @@ use crate::resp::request::Request;
 use crate::session::fence::{Held, Ready, Target};
 use crate::session::local;
 use crate::session::redirect::{Action, Facts, Failure, Trouble, Wait, decide};
-use crate::session::window::Reply;
+use crate::session::window::{READ_LANE, Reply};
 use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Entry, Purpose};
 
@@ -34,6 +34,10 @@ impl Hub {
         self.restart_blocked(&t);
         let expired = self.is_expired(t.session, t.ticket);
         let waited_out = self.has_waited_out(t.session);
+        if t.trouble == Trouble::NoRoute && self.lacks_replica(&t) {
+            t.trouble = Trouble::Replica;
+            t.said = "no replica of the slot's shard is known".into();
+        }
         let Some(s) = self.sessions.get_mut(t.session) else {
             return;
         };
@@ -183,6 +187,7 @@ impl Hub {
             Trouble::Lost { .. } => c.retries_lost += 1,
             Trouble::NoRoute => c.retries_noroute += 1,
             Trouble::NoScript => c.retries_noscript += 1,
+            Trouble::Replica => c.retries_replica += 1,
         }
     }
 
@@ -229,6 +234,10 @@ impl Hub {
                     Trouble::Loading => format!(
                         "LOADING memorystore-auth-proxy: {node} was still loading its dataset after {timeout} \
                          (--op-timeout); the command was not executed"
+                    ),
+                    Trouble::Replica => format!(
+                        "ERR memorystore-auth-proxy: no replica could answer within {timeout} (--op-timeout), and \
+                         --read-from=replica asks no primary; the command was not executed: {said}"
                     ),
                     _ => format!(
                         "ERR memorystore-auth-proxy: {node} refused the command for {timeout} (--op-timeout); \
@@ -285,7 +294,8 @@ impl Hub {
             return;
         }
         if self.is_expired(session, held.ticket) {
-            let node = self.routes.get(usize::from(slot)).copied().unwrap_or(UNASSIGNED);
+            let routed = self.routes.get(usize::from(slot & !READ_LANE));
+            let node = routed.copied().unwrap_or(UNASSIGNED);
             let said = "commands before it were not answered in time";
             let why = held.why.clone().or(Some((Trouble::Lost { sent: false }, node, said.into())));
             return self.trouble_held(session, Held { why, ..held });

@@ -24,6 +24,7 @@ impl Bench {
             op_timeout: Duration::from_millis(OP_TIMEOUT),
             connect_timeout: Duration::from_secs(2),
             max_redirects: 16,
+            read_from: ReadFrom::Primary,
             auth_backoff_min: Duration::from_millis(10),
             auth_backoff_max: Duration::from_millis(100),
             max_connection_age: Duration::ZERO,
