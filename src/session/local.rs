@@ -283,8 +283,6 @@ pub fn answer(
             encode::integer(out, 0);
             encode::header(out, b'*', 0);
         }
-        // Nothing was ever paused.
-        Local::ClientUnpause => encode::simple(out, "OK"),
         Local::ClientTrackinginfo => tracking::info(s.tracking(), s.version, out),
         Local::ClientGetredir => encode::integer(out, if s.tracking().is_some() { 0 } else { -1 }),
         Local::ClientCapa => encode::simple(out, "OK"),

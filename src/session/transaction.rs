@@ -104,6 +104,11 @@ impl Transaction {
         self.failed
     }
 
+    /// What was gathered, MULTI included.
+    pub fn frames(&self) -> &[u8] {
+        &self.frames
+    }
+
     /// Commands queued.
     pub fn commands(&self) -> u32 {
         self.commands

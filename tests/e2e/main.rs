@@ -31,6 +31,7 @@ mod load;
 mod loss;
 mod monitor;
 mod one_server;
+mod pause;
 mod protocol_errors;
 mod pubsub;
 mod redirect;

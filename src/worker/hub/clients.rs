@@ -16,7 +16,7 @@ use super::Hub;
 use super::peers::{Becomes, Question};
 
 impl Hub {
-    /// CLIENT INFO, LIST, KILL and UNBLOCK.
+    /// CLIENT INFO, LIST, KILL, UNBLOCK, PAUSE and UNPAUSE.
     pub(super) fn client_command(
         &mut self,
         key: Key,
@@ -57,6 +57,11 @@ impl Hub {
                     Err(text) => self.refuse(key, &text),
                 }
             }
+            Local::ClientPause => match pause_options(row, request) {
+                Ok(question) => self.consult(key, row, question, Becomes::Ok),
+                Err(text) => self.refuse(key, &text),
+            },
+            Local::ClientUnpause => self.consult(key, row, Question::Unpause, Becomes::Ok),
             Local::ClientUnblock => match unblock_options(row, request) {
                 Ok(question) => self.consult(key, row, question, Becomes::Unblocked),
                 Err(text) => self.refuse(key, &text),
@@ -111,4 +116,20 @@ fn unblock_options(row: &Row, request: &Request<'_>) -> Result<Question, String>
     let client =
         local::parse_int(request.arg(2)).ok_or("ERR value is not an integer or out of range")?;
     Ok(Question::Unblock { client, with_error })
+}
+
+/// What CLIENT PAUSE asks for, or the server's error text.
+fn pause_options(row: &Row, request: &Request<'_>) -> Result<Question, String> {
+    if request.len() > 4 {
+        return Err(local::wrong_container_arity(row, request));
+    }
+    let mode = request.arg(3);
+    let all = request.len() == 3 || mode.eq_ignore_ascii_case(b"ALL");
+    if !all && !mode.eq_ignore_ascii_case(b"WRITE") {
+        return Err("ERR CLIENT PAUSE mode must be WRITE or ALL".to_owned());
+    }
+    let ms =
+        local::parse_int(request.arg(2)).ok_or("ERR timeout is not an integer or out of range")?;
+    let ms = u64::try_from(ms).map_err(|_| "ERR timeout is negative")?;
+    Ok(Question::Pause { ms, all })
 }

@@ -132,6 +132,19 @@ impl Hub {
         true
     }
 
+    /// The row of a request as far as it is known; nobody is asked.
+    pub(super) fn known_row(&self, request: &Request<'_>) -> Option<&'static Row> {
+        let sub = (request.len() > 1).then(|| request.arg(1));
+        if let Some(row) = crate::command::lookup::resolve(request.arg(0), sub) {
+            return Some(row);
+        }
+        let name = Name::new(request.arg(0), None)?;
+        match self.lessons.learned.get(&name, self.now) {
+            Some(Fact::Row(row)) => Some(self.with_subcommand(row, &name, sub)),
+            _ => None,
+        }
+    }
+
     /// The row of the subcommand, when `row` is a container that has it.
     fn with_subcommand(&self, row: &'static Row, name: &Name, sub: Option<&[u8]>) -> &'static Row {
         let Some(sub) = sub.filter(|_| row.container) else {

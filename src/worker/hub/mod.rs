@@ -19,6 +19,7 @@ mod learn;
 mod lease;
 mod monitor;
 mod nodes;
+mod pause;
 mod peers;
 mod pubsub;
 mod reads;
@@ -49,7 +50,7 @@ use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
 use crate::key::{Arena, Key};
 use crate::resp::request::ArgRange;
-use crate::session::core::{Closing, Profile, Session};
+use crate::session::core::{Closing, Profile, Session, hold};
 use crate::session::fence::Held;
 use crate::session::redirect::Trouble;
 use crate::session::scan::Scans;
@@ -61,6 +62,7 @@ use crate::upstream::pipe::{Entry, Pipe};
 use learn::Lessons;
 use nodes::Node;
 pub use nodes::NodeStatus;
+use pause::Pause;
 use peers::Peers;
 pub use peers::{Answer, Letter, Question};
 pub use reads::ReadFrom;
@@ -234,6 +236,8 @@ enum Alarm {
     Listen,
     /// Ask again to unblock a client.
     Unblock(u32),
+    /// A CLIENT PAUSE may be over.
+    Unpause,
 }
 
 /// See the module header.
@@ -282,6 +286,8 @@ pub struct Hub {
     lessons: Lessons,
     peers: Peers,
     unblockings: Unblockings,
+    /// CLIENT PAUSE; nearly always none.
+    pause: Option<Box<Pause>>,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     /// Fences with nothing in flight any more.
@@ -337,6 +343,7 @@ impl Hub {
             lessons: Lessons::default(),
             peers: Peers::default(),
             unblockings: Unblockings::default(),
+            pause: None,
             troubled: Vec::new(),
             fenced: Vec::new(),
             unfenced: Vec::new(),
@@ -389,7 +396,7 @@ impl Hub {
             if s.alone && s.blocked {
                 // As a server does: nobody is there to take the element.
                 s.closing = Closing::Now;
-            } else if s.holds != 0 && !s.input.is_empty() {
+            } else if s.holds & hold::LEARNING != 0 {
                 s.ends_after_input = true;
             } else if s.closing == Closing::No {
                 s.closing = Closing::AfterReplies;
@@ -562,6 +569,7 @@ impl Hub {
                 Some(Reverse((_, Alarm::Pace))) => self.dial_queued(),
                 Some(Reverse((_, Alarm::Life(pipe)))) => self.come_of_age(pipe),
                 Some(Reverse((_, Alarm::Unblock(id)))) => self.try_unblock(id),
+                Some(Reverse((_, Alarm::Unpause))) => self.end_pause_in_time(),
                 Some(Reverse((_, Alarm::Tick))) => self.tick(),
                 Some(Reverse((_, Alarm::Topics))) => self.topics.end_delay(),
                 Some(Reverse((_, Alarm::Listen))) => self.keep_alive(),

@@ -32,6 +32,15 @@ pub enum Question {
         /// With an error instead of as if its time were over.
         with_error: bool,
     },
+    /// Hold commands back.
+    Pause {
+        /// For so long.
+        ms: u64,
+        /// All of them, not only those that may write.
+        all: bool,
+    },
+    /// Let go what is held back.
+    Unpause,
 }
 
 /// What a worker says.
@@ -43,6 +52,8 @@ pub enum Answer {
     Number(i64),
     /// A node refused it; its error reply.
     Refusal(Vec<u8>),
+    /// It is done.
+    Done,
 }
 
 /// What workers send each other.
@@ -83,6 +94,8 @@ pub(super) enum Becomes {
     },
     /// CLIENT UNBLOCK: how many, or a node's refusal.
     Unblocked,
+    /// OK.
+    Ok,
 }
 
 /// Who is to be answered.
@@ -227,6 +240,14 @@ impl Hub {
             Question::List(filter) => Some(Answer::Lines(self.lines(filter))),
             Question::Kill(filter) => Some(Answer::Number(self.kill(filter))),
             Question::Unblock { client, with_error } => self.unblock(asker, *client, *with_error),
+            Question::Pause { ms, all } => {
+                self.pause(*ms, *all);
+                Some(Answer::Done)
+            }
+            Question::Unpause => {
+                self.unpause();
+                Some(Answer::Done)
+            }
         }
     }
 
@@ -252,6 +273,7 @@ fn reply_of(becomes: &Becomes, answers: Vec<Answer>) -> Vec<u8> {
             Answer::Lines(more) => lines.extend(more),
             Answer::Number(n) => number += n,
             Answer::Refusal(line) => refusal = Some(line),
+            Answer::Done => {}
         }
     }
     match becomes {
@@ -272,7 +294,7 @@ fn reply_of(becomes: &Becomes, answers: Vec<Answer>) -> Vec<u8> {
         Becomes::Killed { old: true } if number == 0 => {
             encode::error(&mut out, "ERR No such client");
         }
-        Becomes::Killed { old: true } => encode::simple(&mut out, "OK"),
+        Becomes::Killed { old: true } | Becomes::Ok => encode::simple(&mut out, "OK"),
     }
     out
 }

@@ -206,6 +206,9 @@ impl Hub {
                 }
             },
         };
+        if self.pause.is_some() && self.holds_back(key, row, request) {
+            return false;
+        }
         let Some(s) = self.sessions.get_mut(key) else {
             return true;
         };
@@ -329,7 +332,9 @@ impl Hub {
                 what @ (Local::ClientInfo
                 | Local::ClientList
                 | Local::ClientKill
-                | Local::ClientUnblock),
+                | Local::ClientUnblock
+                | Local::ClientPause
+                | Local::ClientUnpause),
             ) if local::arity_fits(row, request.len()) => {
                 self.client_command(key, row, what, request)
             }
