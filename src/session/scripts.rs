@@ -1,8 +1,9 @@
 //! Scripts the proxy has seen, so that a node that does not know one can be told.
 //!
-//! A script lives on the node it was loaded on; after a failover, or on a new shard, EVALSHA finds
-//! NOSCRIPT. Invariant: bounded memory; what is remembered under a digest has that digest. It sends
-//! nothing.
+//! A script lives on the node it was loaded on: on another one EVALSHA finds NOSCRIPT. So a node is told
+//! a script before it is first asked for it; a NOSCRIPT that comes nevertheless (the node was
+//! restarted) is healed. Invariant: bounded memory; what is remembered under a digest has that
+//! digest. It sends nothing.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{HashMap, VecDeque};
@@ -25,6 +26,8 @@ struct Script {
     body: Bytes,
     /// Which command brought it first.
     teller: Teller,
+    /// Nodes (indices) that were told.
+    nodes: Vec<u16>,
 }
 
 /// See the module header.
@@ -55,7 +58,7 @@ impl Scripts {
             return;
         };
         self.known.insert(cheap, digest);
-        let script = Script { body: Bytes::copy_from_slice(body), teller };
+        let script = Script { body: Bytes::copy_from_slice(body), teller, nodes: Vec::new() };
         if self.bodies.insert(digest, script).is_none() {
             self.order.push_back(digest);
             self.bytes += body.len();
@@ -73,9 +76,39 @@ impl Scripts {
 
     /// The script of a digest, in any case, and who told it first.
     pub fn body(&self, digest: &[u8]) -> Option<(&Bytes, Teller)> {
-        let digest = Digest::try_from(digest.to_ascii_lowercase().as_slice()).ok()?;
-        self.bodies.get(&digest).map(|s| (&s.body, s.teller))
+        self.bodies.get(&lower(digest)?).map(|s| (&s.body, s.teller))
     }
+
+    /// The script of a digest if it is known here and `node` has not been told: it will be now.
+    pub fn to_tell(&mut self, digest: &[u8], node: u16) -> Option<Bytes> {
+        let script = self.bodies.get_mut(&lower(digest)?)?;
+        if script.nodes.contains(&node) {
+            return None;
+        }
+        script.nodes.push(node);
+        Some(script.body.clone())
+    }
+
+    /// The node does not know the script after all.
+    pub fn forget_on(&mut self, digest: &[u8], node: u16) {
+        if let Some(script) = lower(digest).and_then(|digest| self.bodies.get_mut(&digest)) {
+            script.nodes.retain(|n| *n != node);
+        }
+    }
+
+    /// The node may have been restarted: it is told again.
+    pub fn forget_node(&mut self, node: u16) {
+        for script in self.bodies.values_mut() {
+            script.nodes.retain(|n| *n != node);
+        }
+    }
+}
+
+/// A digest as it is remembered.
+fn lower(digest: &[u8]) -> Option<Digest> {
+    let mut digest = Digest::try_from(digest).ok()?;
+    digest.make_ascii_lowercase();
+    Some(digest)
 }
 
 /// FNV-1a over length, head and tail: told apart in full by comparison.
@@ -100,6 +133,18 @@ mod tests {
         let told = s.body(sha).map(|(b, teller)| (&b[..], teller));
         assert_eq!(told, Some((&b"return 1"[..], (Key::NONE, 1))));
         assert_eq!(s.body(b"nonsense"), None);
+    }
+
+    #[test]
+    fn a_node_is_told_once_and_again_when_it_was_lost() {
+        let sha = b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
+        let mut s = Scripts::default();
+        assert_eq!(s.to_tell(sha, 1), None);
+        s.remember(b"return 1", (Key::NONE, 1));
+        assert!(s.to_tell(sha, 1).is_some() && s.to_tell(sha, 2).is_some());
+        assert!(s.to_tell(sha, 1).is_none() && s.to_tell(sha, 2).is_none());
+        s.forget_node(1);
+        assert!(s.to_tell(sha, 1).is_some() && s.to_tell(sha, 2).is_none());
     }
 
     #[test]

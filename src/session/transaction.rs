@@ -36,6 +36,7 @@ pub struct Transaction {
     commands: u32,
     own: Vec<Own>,
     own_bytes: usize,
+    scripts: Vec<Bytes>,
     slot: u16,
     /// A command was refused while queueing: EXEC will answer EXECABORT.
     failed: bool,
@@ -48,6 +49,8 @@ pub struct Block {
     pub frame: Bytes,
     /// What the proxy answers itself.
     pub own: Vec<Own>,
+    /// Digests of the scripts it runs.
+    pub scripts: Vec<Bytes>,
     /// Replies it will bring; the last is EXEC's.
     pub replies: u32,
     /// Its slot, or `NO_SLOT`.
@@ -61,6 +64,7 @@ impl Default for Transaction {
             commands: 0,
             own: Vec::new(),
             own_bytes: 0,
+            scripts: Vec::new(),
             slot: NO_SLOT,
             failed: false,
         }
@@ -82,11 +86,16 @@ impl Transaction {
         true
     }
 
-    /// Queues a command that the proxy answers itself.
+    /// Queues a command that the proxy answers itself; see [`Transaction::has_own`].
     pub fn queue_own(&mut self, request: &Request<'_>) {
         self.own.push(Own { at: self.commands, frame: request.to_bytes() });
         self.own_bytes += request.frame.len();
         self.commands += 1;
+    }
+
+    /// Notes that a script is run by its digest.
+    pub fn runs_script(&mut self, digest: &[u8]) {
+        self.scripts.push(Bytes::copy_from_slice(digest));
     }
 
     /// True when there is such a command.
@@ -109,6 +118,11 @@ impl Transaction {
         &self.frames
     }
 
+    /// Slot of its keys, or `NO_SLOT`.
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
     /// Commands queued.
     pub fn commands(&self) -> u32 {
         self.commands
@@ -128,7 +142,8 @@ impl Transaction {
     pub fn into_block(mut self) -> Block {
         self.frames.extend_from_slice(EXEC);
         let replies = self.commands - self.own.len() as u32 + 2;
-        Block { frame: self.frames.into(), own: self.own, replies, slot: self.slot }
+        let (own, scripts) = (self.own, self.scripts);
+        Block { frame: self.frames.into(), own, scripts, replies, slot: self.slot }
     }
 }
 

@@ -297,3 +297,41 @@ async fn cluster_clients_see_one_node_and_no_address_behind_it() {
     let slot = client.cmd(&["CLUSTER", "KEYSLOT", &key_in_slot(77)]).await;
     assert_eq!(slot, Value::Int(77));
 }
+
+/// What a script read stands before what the pipeline writes, on nodes that never saw the script, and
+/// nodes that lost it are told again.
+#[tokio::test]
+async fn scripts_run_by_digest_on_every_node_and_in_order() {
+    let bed = Bed::start().await;
+    let mut client = bed.client(Proto::Resp2).await;
+    let keys: Vec<String> = spread_keys(10, 10).into_iter().flatten().collect();
+    let body = "return redis.call('GET', KEYS[1])";
+    client.cmd(&["EVAL", body, "1", &keys[0]]).await;
+    let sha = "d3c21d0c2b9ca22f82737626a27bcaf5d288f99f";
+    for round in 0..3 {
+        for key in &keys {
+            let replies = client
+                .pipeline(&[
+                    cmd!["SET", key, "before"],
+                    cmd!["EVALSHA", sha, "1", key],
+                    cmd!["SET", key, "after"],
+                    cmd!["MULTI"],
+                    cmd!["EVALSHA_RO", sha, "1", key],
+                    cmd!["EXEC"],
+                ])
+                .await;
+            assert_eq!(replies[1], Value::bulk("before"), "round {round}");
+            assert_eq!(replies[5], Value::Array(vec![Value::bulk("after")]), "round {round}");
+        }
+        // Behind the proxy's back: the nodes have to say NOSCRIPT first.
+        for member in bed.cluster.members() {
+            assert_eq!(member.node.run(&["SCRIPT", "FLUSH"]).await, Value::ok());
+        }
+        for key in &keys {
+            assert_eq!(client.cmd(&["EVALSHA", sha, "1", key]).await, Value::bulk("after"));
+        }
+    }
+    // What the user has forgotten stays forgotten.
+    assert_eq!(client.cmd(&["SCRIPT", "FLUSH"]).await, Value::ok());
+    assert!(client.cmd(&["EVALSHA", sha, "1", &keys[0]]).await.is_error("NOSCRIPT"));
+}

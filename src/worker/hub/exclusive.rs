@@ -114,7 +114,7 @@ impl Hub {
         let Some(row) = row else {
             if request.arg(0).contains(&b'.') {
                 // A module's, perhaps; if the server does not know it, EXEC will say so.
-                self.queue(key, NO_SLOT, request);
+                self.queue(key, None, NO_SLOT, request);
             } else {
                 self.refuse_queued(key, &local::unknown_command(request));
             }
@@ -170,16 +170,16 @@ impl Hub {
             self.refuse_queued(key, &text);
         } else {
             match keys::key_slot(row, request) {
-                KeySlot::One(slot) => self.queue(key, slot, request),
-                KeySlot::None => self.queue(key, NO_SLOT, request),
-                KeySlot::Cross if self.is_standalone() => self.queue(key, 0, request),
+                KeySlot::One(slot) => self.queue(key, Some(row), slot, request),
+                KeySlot::None => self.queue(key, Some(row), NO_SLOT, request),
+                KeySlot::Cross if self.is_standalone() => self.queue(key, Some(row), 0, request),
                 KeySlot::Cross => self.refuse_queued(key, CROSSSLOT),
             }
         }
         true
     }
 
-    fn queue(&mut self, key: Key, slot: u16, request: &Request<'_>) {
+    fn queue(&mut self, key: Key, row: Option<&Row>, slot: u16, request: &Request<'_>) {
         let standalone = self.is_standalone();
         let Some(s) = self.sessions.get_mut(key) else {
             return;
@@ -189,6 +189,9 @@ impl Hub {
             return;
         };
         let slot = if standalone && slot != NO_SLOT { 0 } else { slot };
+        if let Some(digest) = row.and_then(|row| super::scripts::digest(row, request)) {
+            t.runs_script(digest);
+        }
         let elsewhere = watched.is_some_and(|w| slot != NO_SLOT && slot != w && !standalone);
         if elsewhere || !t.queue(slot, request) {
             self.refuse_queued(key, CROSSSLOT);
@@ -232,6 +235,7 @@ impl Hub {
         let Some(transaction) = s.transaction.take() else {
             return true;
         };
+        let slot = transaction.slot();
         if transaction.has_failed() {
             self.unwatch(key);
             self.refuse(key, "EXECABORT Transaction discarded because of previous errors.");
@@ -240,12 +244,13 @@ impl Hub {
         if watching {
             self.exec_watched(key, row, *transaction);
         } else if has_own {
-            self.exec_with_own(key, row, transaction.into_block());
+            let block = self.block_of(*transaction, self.node_of_slot(slot));
+            self.exec_with_own(key, row, block);
         } else if transaction.is_empty() {
             s.answer(b"*0\r\n");
             self.mark_session(key);
         } else {
-            let block = transaction.into_block();
+            let block = self.block_of(*transaction, self.node_of_slot(slot));
             let request = Request::new(&block.frame, Some(&block.frame), &[]);
             self.dispatch(key, Some(row), block.slot, &request, block.replies);
             self.fence_block(key, block.slot);
@@ -304,10 +309,11 @@ impl Hub {
         if let Some(p) = self.pipes.get_mut(lease) {
             p.one_command = true;
         }
+        let node = self.pipes.get(lease).map(|p| p.node);
+        let block = self.block_of(transaction, node);
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
-        let block = transaction.into_block();
         if !block.own.is_empty() {
             s.rewrite = Some(Box::new(Rewrite::Exec(block.own)));
         }

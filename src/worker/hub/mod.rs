@@ -29,6 +29,7 @@ mod renewal_tests;
 mod reply;
 mod request;
 mod scan;
+mod scripts;
 #[cfg(test)]
 mod sim;
 mod topics;

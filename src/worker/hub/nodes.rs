@@ -575,7 +575,8 @@ impl Hub {
             Duty::Subscriber => self.subscriber_lost(key, node, carried),
             Duty::Tracking(session) => self.tracking_lost(session, key, carried),
             Duty::Monitor(session) => self.monitor_lost(session, key),
-            Duty::Shared | Duty::Lease => {}
+            Duty::Shared => self.scripts.forget_node(node),
+            Duty::Lease => {}
         }
     }
 

@@ -11,7 +11,6 @@ use bytes::{Bytes, BytesMut};
 use crate::buffer::LARGE;
 use crate::command::spec::Handler;
 use crate::key::Key;
-use crate::resp::encode;
 use crate::resp::reply::{Class, classify};
 use crate::resp::request::{Request, fill_args};
 use crate::resp::scan::ReplyScan;
@@ -24,6 +23,9 @@ use crate::upstream::handshake::{self, Progress};
 use crate::upstream::pipe::{self, Duty, Entry, Purpose, State};
 
 use super::{Hub, Troubled};
+
+/// How often a script command is sent again before its NOSCRIPT is believed.
+const MAX_TOLD: u8 = 3;
 
 /// What ends a pipe while its bytes are read.
 enum Broken {
@@ -307,7 +309,7 @@ impl Hub {
             }
             return true;
         }
-        if row.handler == Handler::Script && line.starts_with(b"-NOSCRIPT") && entry.replies == 1 {
+        if row.handler == Handler::Script && line.starts_with(b"-NOSCRIPT") {
             let node = p.node;
             let Some(frame) = p.request_of(entry) else {
                 return false;
@@ -316,14 +318,15 @@ impl Hub {
             fill_args(&frame, &mut args);
             let request = Request::new(&frame, None, &args);
             let told = self.scripts.body(request.arg(1));
-            let Some((body, _)) = told.filter(|(_, teller)| !self.comes_later(entry, *teller))
-            else {
+            let known = told.is_some_and(|(_, teller)| !self.comes_later(entry, teller));
+            let s = self.sessions.get_mut(entry.session);
+            let attempts = s.and_then(|s| s.window.leg_mut(entry.ticket, entry.part));
+            // A node that forgets what it was told just now will do so again.
+            if !known || attempts.is_none_or(|leg| leg.attempts >= MAX_TOLD) {
                 return false;
-            };
-            // It was not executed: tell the node the script and ask again, in one block.
-            let mut block = Vec::with_capacity(frame.len() + body.len() + 64);
-            encode::command(&mut block, &[&b"SCRIPT"[..], b"LOAD", body]);
-            block.extend_from_slice(&frame);
+            }
+            // It was not executed: it is sent again, behind the script.
+            self.scripts.forget_on(request.arg(1), node);
             if let Some(p) = self.pipes.get_mut(key) {
                 p.release(entry);
             }
@@ -331,8 +334,8 @@ impl Hub {
                 session: entry.session,
                 ticket: entry.ticket,
                 part: entry.part,
-                frame: block.into(),
-                replies: 2,
+                frame,
+                replies: entry.replies,
                 trouble: Trouble::NoScript,
                 node,
                 ask: None,

@@ -484,6 +484,11 @@ impl Hub {
         let ticket = s.window.open(row, slot, pipe, request.frame.len(), self.now);
         match place {
             Place::Pipe(pipe) => {
+                if let Some(row) = row
+                    && row.handler == Handler::Script
+                {
+                    self.tell_script(pipe, row, request);
+                }
                 self.push(pipe, block_entry(key, ticket, 0, replies), request);
             }
             Place::Behind(outstanding) => {

@@ -321,6 +321,11 @@ impl Hub {
             return self.trouble_held(session, Held { why: None, ..held });
         };
         let frame = if leased { self.for_the_rest(session, &held) } else { held.frame };
+        if let Some(row) = self.sessions.get(session).and_then(|s| s.window.row(held.ticket))
+            && row.handler == Handler::Script
+        {
+            self.tell_script_of(pipe, row, &frame);
+        }
         let now = self.now;
         let s = self.sessions.get_mut(session);
         if let Some(leg) = s.and_then(|s| s.window.leg_mut(held.ticket, held.part)) {

@@ -393,6 +393,8 @@ pub(super) const TRANSACTED: &[&str] = &[
     "BLMOVE $l@ $l@ LEFT LEFT 0",
     "FCALL put 1 $s@ $v",
     "EVAL %broken 0",
+    "EVALSHA %loadedsha 1 $s@ $v",
+    "EVALSHA %getsha 1 $s@",
     "PUBLISH channel $v",
     "UNWATCH",
     "AUTH",
