@@ -240,6 +240,8 @@ pub enum Handler {
     Gather(Gather),
     /// CLUSTER subcommands answered as a one-node cluster.
     ClusterFace(ClusterFace),
+    /// Needs a server without cluster mode; before a cluster it is refused with the reason (SWAPDB).
+    OneServer,
     /// Belongs to replication or to a cluster node; refused here with the reason.
     Refused,
 }

@@ -13,8 +13,8 @@
 use super::spec::Access::{NotKey, Read, Write};
 use super::spec::Begin::{Index, Keyword, Unknown};
 use super::spec::Handler::{
-    Blocking, ClusterFace, Forward, Gather, Local, Publish, Refused, Scan, Script, Split,
-    Subscribe, Transaction,
+    Blocking, ClusterFace, Forward, Gather, Local, OneServer, Publish, Refused, Scan, Script,
+    Split, Subscribe, Transaction,
 };
 use super::spec::flag::{
     ADMIN, ALLOW_BUSY, ASKING, BLOCKING, DENYOOM, FAST, LOADING, MOVABLEKEYS, NO_ASYNC_LOADING,
@@ -487,7 +487,7 @@ pub static COMMANDS: &[Row] = &[
     row("sunionstore",                   -3, STORE_ALL,         Forward,                             "1.0.0",        WRITE | DENYOOM),
     row("sunsubscribe",                  -1, CHANNELS,          Subscribe(S::Sunsubscribe),          "7.0.0",        PUBSUB | NOSCRIPT | LOADING | STALE),
     // A cluster has one database.
-    row("swapdb",                         3, NONE,              Refused,                             "4.0.0",        WRITE | FAST),
+    row("swapdb",                         3, NONE,              OneServer,                           "4.0.0",        WRITE | FAST),
     row("sync",                           1, NONE,              Refused,                             "1.0.0",        ADMIN | NOSCRIPT | NO_ASYNC_LOADING | NO_MULTI),
     row("time",                           1, NONE,              Local(L::Time),                      "2.6.0",        LOADING | STALE | FAST),
     row("touch",                         -2, READ_ALL,          Split,                               "3.2.1",        READONLY | FAST).asks(Ask::MultiShard, Reply::AggSum),

@@ -312,9 +312,7 @@ impl Session {
     /// What CLIENT CACHING puts before the next command, if anything.
     #[inline]
     pub fn take_preamble(&mut self) -> Option<&'static [u8]> {
-        if self.streams.is_none() {
-            return None;
-        }
+        self.streams.as_ref()?;
         let tracks = self.version == Version::V3;
         let t = self.tracking_mut()?;
         let preamble = t.preamble().filter(|_| tracks);

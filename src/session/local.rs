@@ -176,6 +176,12 @@ pub fn waited_in_vain(row: &Row, version: Version) -> Option<&'static [u8]> {
 /// The error reply for a command the proxy cannot carry.
 pub fn not_supported(row: &Row) -> String {
     let name = row.name.replace('|', " ");
+    if row.handler == Handler::OneServer {
+        return format!(
+            "ERR memorystore-auth-proxy: '{name}' needs a server with several databases, and behind the proxy is a \
+             cluster, which has one; the command was not executed"
+        );
+    }
     if row.handler == Handler::Refused {
         return format!(
             "ERR memorystore-auth-proxy: '{name}' concerns one node of the cluster behind the proxy, which has no \
@@ -271,6 +277,7 @@ pub fn answer(
         }
         Local::Reset => {
             s.version = Version::V2;
+            s.db = 0;
             s.profile.name.clear();
             s.window.silent = false;
             encode::simple(out, "RESET");
@@ -357,15 +364,15 @@ fn client_reply(s: &mut Session, mode: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Why a cluster has no other database than 0.
+pub const ONE_DATABASE: &str = "ERR DB index is out of range: behind memorystore-auth-proxy is a cluster, \
+     which has database 0 only; use a URL that ends in /0 or in no number";
+
 fn select(request: &Request<'_>, out: &mut Vec<u8>) {
     match parse_int(request.arg(1)) {
         None => encode::error(out, "ERR value is not an integer or out of range"),
         Some(0) => encode::simple(out, "OK"),
-        Some(_) => encode::error(
-            out,
-            "ERR DB index is out of range: behind memorystore-auth-proxy is a cluster, which has database 0 \
-             only; use a URL that ends in /0 or in no number",
-        ),
+        Some(_) => encode::error(out, ONE_DATABASE),
     }
 }
 

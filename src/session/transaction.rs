@@ -40,6 +40,8 @@ pub struct Transaction {
     slot: u16,
     /// A command was refused while queueing: EXEC will answer EXECABORT.
     failed: bool,
+    /// It changes the database of its connection, perhaps.
+    selects: bool,
 }
 
 /// A transaction ready to be sent.
@@ -67,6 +69,7 @@ impl Default for Transaction {
             scripts: Vec::new(),
             slot: NO_SLOT,
             failed: false,
+            selects: false,
         }
     }
 }
@@ -101,6 +104,16 @@ impl Transaction {
     /// True when there is such a command.
     pub fn has_own(&self) -> bool {
         !self.own.is_empty()
+    }
+
+    /// A SELECT was queued for the server.
+    pub fn note_select(&mut self) {
+        self.selects = true;
+    }
+
+    /// True when there is a SELECT for the server.
+    pub fn selects(&self) -> bool {
+        self.selects
     }
 
     /// A command was refused while queueing.

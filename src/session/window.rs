@@ -68,12 +68,14 @@ pub struct Leg {
     pub redirects: u8,
     /// It goes on the session's own connection, not on a shared one.
     pub leased: bool,
+    /// That connection watches keys for it: it must not go on another.
+    pub watching: bool,
 }
 
 impl Leg {
     /// Not sent yet.
     pub fn new(slot: u16, pipe: Key) -> Self {
-        Self { pipe, slot, attempts: 0, redirects: 0, leased: false }
+        Self { pipe, slot, attempts: 0, redirects: 0, leased: false, watching: false }
     }
 }
 

@@ -149,6 +149,8 @@ pub struct Pipe {
     pub retiring: bool,
     /// It was lent for one command: with the reply it goes back to the idle ones.
     pub one_command: bool,
+    /// A SELECT is in flight, alone or in a transaction: `kind` may have to follow.
+    pub changes_db: bool,
     /// A blocking command is in flight: it may stay silent until this time (ms).
     pub silent_until: u64,
     /// What a node refused within the block whose replies are coming in.
@@ -187,6 +189,7 @@ impl Pipe {
             preamble: None,
             retiring: false,
             one_command: false,
+            changes_db: false,
             silent_until: 0,
             refused_in_block: None,
             dirty: false,

@@ -351,7 +351,8 @@ impl Io {
         let hub = self.hub.borrow();
         let turn = self.turns.get().wrapping_add(1);
         self.turns.set(turn);
-        let measured = (turn % MEASURED == 0)
+        let measured = turn
+            .is_multiple_of(MEASURED)
             .then(|| (self.started.elapsed().as_micros() as u64).saturating_sub(hub.now_us()));
         if measured.is_some() {
             self.control.observe(measured, &[]);

@@ -208,6 +208,10 @@ async fn serve(
     }
 }
 
+#[allow(
+    clippy::result_large_err,
+    reason = "a letter that cannot be sent comes back to be answered; rare"
+)]
 fn take(io: &Rc<Io>, message: Message) {
     match message {
         Message::Status(answer) => {

@@ -190,6 +190,7 @@ fn treatments_fit_the_facts() {
             Handler::Subscribe(_) | Handler::Publish => row.flags & flag::PUBSUB != 0,
             Handler::ClusterFace(_) => row.name.starts_with("cluster|"),
             Handler::Forward => row.flags & flag::BLOCKING == 0,
+            Handler::OneServer => row.shape == KeyShape::None,
             Handler::Refused => true,
         };
         assert!(fits, "{}: {:?}", row.name, row.handler);

@@ -39,6 +39,7 @@ mod replicas;
 mod roster;
 mod scan;
 mod scripted;
+mod standalone;
 mod tracking;
 mod transactions;
 mod unblock;

@@ -134,7 +134,7 @@ async fn a_pause_of_writes_holds_what_the_servers_holds(proto: Proto) {
 /// As [`waits`], of a client in MULTI, which cannot be asked for its id: it is the last one.
 async fn waits_raw(observer: &mut Client, client: &mut Client, command: &[&str]) -> bool {
     let list = observer.cmd(&["CLIENT", "LIST"]).await.text();
-    let line = list.lines().filter(|l| l.contains(" flags=x ")).next_back().expect("in MULTI");
+    let line = list.lines().rfind(|l| l.contains(" flags=x ")).expect("in MULTI");
     let id = line.strip_prefix("id=").and_then(|l| l.split(' ').next()).expect("an id").to_owned();
     assert_eq!(observer.cmd(&["CLIENT", "PAUSE", "100000", "WRITE"]).await, Value::ok());
     client.send(command).await;
@@ -174,7 +174,11 @@ async fn a_pause_of_all_holds_everything_until_it_ends(proto: Proto) {
         let replies = pinged.await;
         assert_eq!(replies.last(), Some(&Value::Simple("PONG".into())));
         // Clocks of whole milliseconds are up to one short.
-        assert!(start.elapsed() + Duration::from_millis(1) >= pause, "its own commands wait too: {:?}", start.elapsed());
+        assert!(
+            start.elapsed() + Duration::from_millis(1) >= pause,
+            "its own commands wait too: {:?}",
+            start.elapsed()
+        );
     }
     // Others wait from the moment the pause is confirmed, and what is malformed does not.
     assert_eq!(pauser.cmd(&["CLIENT", "PAUSE", "500"]).await, Value::ok());

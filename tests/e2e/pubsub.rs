@@ -231,7 +231,7 @@ async fn a_failover_does_not_end_subscriptions(proto: Proto) {
     let mut plain = bed.client(proto).await;
     let mut sharded = bed.client(proto).await;
     subscribe(&mut plain, "SUBSCRIBE", &["news".to_owned()]).await;
-    subscribe(&mut sharded, "SSUBSCRIBE", &[channel.clone()]).await;
+    subscribe(&mut sharded, "SSUBSCRIBE", std::slice::from_ref(&channel)).await;
     arrives(&bed, &mut sharded, "SPUBLISH", &channel, "before").await;
     let replica = bed.cluster.replicas_of(0).start;
     bed.cluster.kill(0);
@@ -245,7 +245,7 @@ async fn a_sharded_channel_follows_its_slot(proto: Proto) {
     let channel = "{follow}channel".to_owned();
     let slot = slot_of(channel.as_bytes());
     let mut subscriber = bed.client(proto).await;
-    subscribe(&mut subscriber, "SSUBSCRIBE", &[channel.clone()]).await;
+    subscribe(&mut subscriber, "SSUBSCRIBE", std::slice::from_ref(&channel)).await;
     for round in 0..3 {
         arrives(&bed, &mut subscriber, "SPUBLISH", &channel, &format!("round {round}")).await;
         let owner = bed.cluster.owner_of(slot).await;

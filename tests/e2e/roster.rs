@@ -179,9 +179,8 @@ async fn three_threads(proto: Proto) -> (Bed, Vec<(Client, String)>) {
 async fn all_threads_are_one_server(proto: Proto) {
     let (bed, mut clients) = three_threads(proto).await;
     let ids: Vec<String> = clients.iter().map(|(_, id)| id.clone()).collect();
-    for at in 0..3 {
-        let listed: Vec<String> =
-            lines(&mut clients[at].0, &[]).await.iter().map(|l| field(l, "id")).collect();
+    for (client, _) in clients.iter_mut().take(3) {
+        let listed: Vec<String> = lines(client, &[]).await.iter().map(|l| field(l, "id")).collect();
         assert_eq!(listed, ids, "by id, whichever thread is asked");
     }
     let (asker, _) = &mut clients[4];

@@ -24,6 +24,7 @@ use crate::session::window::NO_SLOT;
 use crate::upstream::pipe::{Entry, State};
 
 use super::Hub;
+use super::databases;
 use super::request::block_entry;
 
 /// What stands before WAIT: see `gather`.
@@ -159,6 +160,11 @@ impl Hub {
             self.refuse_queued(key, "ERR Command not allowed inside a transaction");
         } else if let Some(text) = local::kills_node(row, request) {
             self.refuse_queued(key, &text);
+        } else if databases::is_select(row) && self.is_standalone() {
+            if let Some(t) = self.sessions.get_mut(key).and_then(|s| s.transaction.as_deref_mut()) {
+                t.note_select();
+            }
+            self.queue(key, Some(row), NO_SLOT, request);
         } else if super::exec::is_own(row.handler) {
             self.queue_own(key, request);
         } else if !may_be_queued(row.handler, self.is_standalone()) {
@@ -226,7 +232,8 @@ impl Hub {
         let watching = self.sessions.get(key).is_some_and(|s| s.watched_slot.is_some());
         let transaction = self.sessions.get(key).and_then(|s| s.transaction.as_deref());
         let has_own = transaction.is_some_and(|t| t.has_own() && !t.has_failed());
-        if (watching || has_own) && self.must_be_alone(key) {
+        let selects = transaction.is_some_and(|t| t.selects() && !t.has_failed());
+        if (watching || has_own || selects) && self.must_be_alone(key) {
             return false;
         }
         let Some(s) = self.sessions.get_mut(key) else {
@@ -243,6 +250,8 @@ impl Hub {
         }
         if watching {
             self.exec_watched(key, row, *transaction);
+        } else if selects {
+            self.exec_selecting(key, row, transaction.into_block());
         } else if has_own {
             let block = self.block_of(*transaction, self.node_of_slot(slot));
             self.exec_with_own(key, row, block);
@@ -308,6 +317,7 @@ impl Hub {
         s.blocked = false;
         if let Some(p) = self.pipes.get_mut(lease) {
             p.one_command = true;
+            p.changes_db = transaction.selects();
         }
         let node = self.pipes.get(lease).map(|p| p.node);
         let block = self.block_of(transaction, node);
@@ -320,6 +330,7 @@ impl Hub {
         let ticket = s.window.open(Some(row), slot, lease, block.frame.len(), now);
         if let Some(leg) = s.window.leg_mut(ticket, 0) {
             leg.leased = true;
+            leg.watching = true;
         }
         let request = Request::new(&block.frame, Some(&block.frame), &[]);
         self.push(lease, block_entry(key, ticket, 0, block.replies), &request);
@@ -637,7 +648,7 @@ fn may_be_queued(handler: Handler, standalone: bool) -> bool {
                 | Local::Help
         ),
         // There, one node is all.
-        Handler::Gather(_) | Handler::Scan => standalone,
+        Handler::Gather(_) | Handler::Scan | Handler::OneServer => standalone,
         _ => false,
     }
 }

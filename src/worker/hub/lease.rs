@@ -89,6 +89,7 @@ impl Hub {
         };
         pipe.silent_until = 0;
         pipe.one_command = false;
+        pipe.changes_db = false;
         let (node, kind) = (usize::from(pipe.node), pipe.kind);
         let idle = &mut self.nodes[node].idle;
         let of_kind = idle.iter().filter(|(k, _)| *k == kind).count();

@@ -11,6 +11,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod clients;
+mod databases;
 mod exclusive;
 mod exec;
 mod face;
@@ -40,7 +41,7 @@ mod unblock;
 mod wait_tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -261,6 +262,10 @@ pub struct Hub {
     primaries: Vec<u16>,
     /// Reads may go to replicas.
     reads_elsewhere: bool,
+    /// Behind is one server without cluster mode.
+    one_server: bool,
+    /// Databases that server is known to have.
+    databases: BTreeSet<u32>,
     credential: CredentialState,
     rng: fastrand::Rng,
     now: u64,
@@ -325,6 +330,8 @@ impl Hub {
             topology: None,
             shard_slots: Vec::new(),
             primaries: Vec::new(),
+            one_server: false,
+            databases: BTreeSet::new(),
             credential: CredentialState::Pending,
             rng: fastrand::Rng::with_seed(seed),
             now: 0,

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::cluster::refresh::Reason;
-use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
+use crate::cluster::topology::{Mode, NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::CredentialState;
 use crate::key::Key;
 use crate::session::redirect::Trouble;
@@ -114,6 +114,9 @@ impl Hub {
             }
         }
         self.learn_replicas(&topology);
+        self.one_server = topology.mode == Mode::Standalone;
+        // Another server may have others.
+        self.databases.clear();
         self.topology = Some(topology);
         self.primaries = primaries;
         self.choose_shard_slots();

@@ -233,7 +233,7 @@ impl Hub {
         let mut batches: Vec<(Key, Kind, Vec<Bytes>)> = Vec::new();
         let mut later = Vec::new();
         for (kind, name) in std::mem::take(&mut self.topics.homeless) {
-            if !self.topics.get(kind, &name).is_some_and(|t| t.pipe == Key::NONE) {
+            if self.topics.get(kind, &name).is_none_or(|t| t.pipe != Key::NONE) {
                 continue;
             }
             let node = match kind {

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use crate::buffer::LARGE;
 use crate::command::spec::Handler;
 use crate::key::Key;
+use crate::resp::encode;
 use crate::resp::reply::{Class, classify};
 use crate::resp::request::{Request, fill_args};
 use crate::resp::scan::ReplyScan;
@@ -22,6 +23,7 @@ use crate::session::window::Reply;
 use crate::upstream::handshake::{self, Progress};
 use crate::upstream::pipe::{self, Duty, Entry, Purpose, State};
 
+use super::databases::is_select;
 use super::{Hub, Troubled};
 
 /// How often a script command is sent again before its NOSCRIPT is believed.
@@ -150,7 +152,7 @@ impl Hub {
         };
         if entry.purpose == Purpose::Forward && first != Some(b'-') {
             p.refused_in_block = None;
-            if p.one_command {
+            if p.one_command || p.changes_db {
                 self.lent_reply(key, &entry, reply);
                 return Ok(());
             }
@@ -177,6 +179,9 @@ impl Hub {
     fn lent_reply(&mut self, key: Key, entry: &Entry, reply: Reply<'_>) {
         if crate::command::merge::is_null(reply.as_slice()) && self.waits_on(key, entry) {
             return;
+        }
+        if self.pipes.get(key).is_some_and(|p| p.changes_db) {
+            self.database_changed(key, entry, reply.as_slice());
         }
         if let Some(p) = self.pipes.get_mut(key) {
             p.release(entry);
@@ -297,6 +302,7 @@ impl Hub {
         else {
             return false;
         };
+        let cluster = self.is_cluster();
         let Some(p) = self.pipes.get_mut(key) else {
             return false;
         };
@@ -341,6 +347,14 @@ impl Hub {
                 ask: None,
                 said: "NOSCRIPT".into(),
             });
+            return true;
+        }
+        if is_select(row) && cluster {
+            // It was said before the proxy knew what is behind it.
+            p.release(entry);
+            let mut out = Vec::new();
+            encode::error(&mut out, local::ONE_DATABASE);
+            self.deliver(entry, Reply::Borrowed(&out));
             return true;
         }
         if row.name == "config|get" && is_refusal(line) {
@@ -448,10 +462,10 @@ impl Hub {
             // Its slot names a shard.
             return;
         }
-        if let Some(f) = s.fences.as_deref_mut() {
-            if f.change_slot(old, slot, entry.ticket, entry.part) {
-                self.unfenced.push((entry.session, old));
-            }
+        if let Some(f) = s.fences.as_deref_mut()
+            && f.change_slot(old, slot, entry.ticket, entry.part)
+        {
+            self.unfenced.push((entry.session, old));
         }
         if let Some(leg) = s.window.leg_mut(entry.ticket, entry.part) {
             leg.slot = slot;

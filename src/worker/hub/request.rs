@@ -8,7 +8,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::buffer::LARGE;
-use crate::cluster::topology::{Mode, UNASSIGNED};
+use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
 use crate::command::lookup;
 use crate::command::merge::Merge;
@@ -338,6 +338,12 @@ impl Hub {
             ) if local::arity_fits(row, request.len()) => {
                 self.client_command(key, row, what, request)
             }
+            Handler::Local(Local::Select) if !self.is_cluster() => {
+                if !self.select(key, row, request) {
+                    return false;
+                }
+            }
+            Handler::OneServer if !self.is_cluster() => self.forward(key, row, request),
             Handler::Local(what) => return self.local(key, row, what, request),
             Handler::Transaction(what) => return self.transaction(key, row, what, request),
             Handler::Blocking => return self.blocking(key, row, request),
@@ -362,10 +368,15 @@ impl Hub {
 
     /// A command of one slot, or of none.
     fn forward(&mut self, key: Key, row: &'static Row, request: &Request<'_>) {
+        if self.one_server {
+            // All keys are in one place, and in one order.
+            let reads = self.reads_elsewhere && keys::key_slot(row, request) != KeySlot::None;
+            let slot = if reads { self.read_lane(key, row, 0) } else { 0 };
+            return self.dispatch(key, Some(row), slot, request, 1);
+        }
         let slot = match keys::key_slot(row, request) {
             KeySlot::One(slot) => slot,
             KeySlot::None => NO_SLOT,
-            KeySlot::Cross if self.is_standalone() => 0,
             KeySlot::Cross if row.handler == Handler::Split => {
                 return self.dispatch_split(key, row, request);
             }
@@ -379,7 +390,7 @@ impl Hub {
     }
 
     pub(super) fn is_standalone(&self) -> bool {
-        self.topology.as_ref().is_some_and(|t| t.mode == Mode::Standalone)
+        self.one_server
     }
 
     /// Answers with an error the proxy makes itself.

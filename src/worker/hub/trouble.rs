@@ -6,7 +6,7 @@
 
 use crate::cluster::refresh::Reason;
 use crate::cluster::topology::UNASSIGNED;
-use crate::command::spec::{Handler, Transaction, flag};
+use crate::command::spec::{Handler, Row, Transaction, flag};
 use crate::key::Key;
 use crate::resp::request::Request;
 use crate::session::fence::{Held, Ready, Target};
@@ -16,6 +16,7 @@ use crate::session::window::{READ_LANE, Reply};
 use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Entry, Purpose};
 
+use super::databases::is_select;
 use super::request::{block_entry, entry};
 use super::{Alarm, Hub, Troubled};
 
@@ -41,7 +42,9 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(t.session) else {
             return;
         };
-        let readonly = s.window.row(t.ticket).is_some_and(|r| r.flags & flag::READONLY != 0);
+        // A SELECT may be said twice as well.
+        let harmless = |r: &'static Row| r.flags & flag::READONLY != 0 || is_select(r);
+        let readonly = s.window.row(t.ticket).is_some_and(harmless);
         let is_exec = s
             .window
             .row(t.ticket)
@@ -49,7 +52,7 @@ impl Hub {
         let Some(p) = s.window.leg_mut(t.ticket, t.part) else {
             return;
         };
-        if is_exec && p.leased && t.trouble != (Trouble::Lost { sent: true }) {
+        if is_exec && p.watching && t.trouble != (Trouble::Lost { sent: true }) {
             return self.watched_exec_failed(t.session, t.ticket);
         }
         if (is_exec || t.replies > 1) && t.trouble == Trouble::Ask {
@@ -351,6 +354,12 @@ impl Hub {
         }
         let pipe = self.borrow(node, kind);
         self.allow_silence(session, pipe);
+        let exec = Handler::Transaction(Transaction::Exec);
+        if row.is_some_and(|r| r.handler == exec || is_select(r))
+            && let Some(p) = self.pipes.get_mut(pipe)
+        {
+            p.changes_db = true;
+        }
         pipe
     }
 
