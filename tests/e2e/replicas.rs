@@ -187,10 +187,12 @@ async fn scripts_and_functions_read_from_replicas(proto: Proto) {
     for key in &keys {
         assert_eq!(client.cmd(&["EVALSHA_RO", sha, "1", key]).await, Value::bulk("v"));
     }
-    assert_eq!(of_replicas(&bed, "SCRIPT"), 2);
+    // Once each, at most: the one that ran it may be told as well.
+    let told = of_replicas(&bed, "SCRIPT");
+    assert!((2..=3).contains(&told), "told {told} times");
     let pipelined: Vec<_> = keys.iter().map(|k| cmd!["EVALSHA_RO", sha, "1", k]).collect();
     assert_eq!(client.pipeline(&pipelined).await, vec![Value::bulk("v"); 3]);
-    assert_eq!(of_replicas(&bed, "SCRIPT"), 2);
+    assert_eq!(of_replicas(&bed, "SCRIPT"), told);
     let unknown = "0000000000000000000000000000000000000000";
     assert!(client.cmd(&["EVALSHA_RO", unknown, "1", &keys[0]]).await.is_error("NOSCRIPT"));
     let library = "#!lua name=reading\nredis.register_function{function_name='look', \

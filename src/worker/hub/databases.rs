@@ -142,11 +142,14 @@ impl Hub {
 fn selected(frame: &[u8], reply: &[u8]) -> Option<u32> {
     let mut args = Vec::new();
     let mut rest = frame;
-    let first = next_request(&mut rest, &mut args)?;
+    let mut first = next_request(&mut rest, &mut args)?;
     if rest.is_empty() {
         return selects(first, &args).filter(|_| reply.starts_with(b"+OK\r\n"));
     }
-    // MULTI stands in front, EXEC at the end.
+    // MULTI stands in front, perhaps behind scripts the node is told first; EXEC at the end.
+    while !args.first().is_some_and(|name| name.of(first).eq_ignore_ascii_case(b"MULTI")) {
+        first = next_request(&mut rest, &mut args)?;
+    }
     let end = reply.strip_prefix(b"*")?.iter().position(|&b| b == b'\n')?;
     let mut replies = reply.get(end + 2..)?;
     let mut db = None;

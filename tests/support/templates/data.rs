@@ -95,7 +95,6 @@ pub(super) const LISTS: &[&str] = &[
     "LTRIM $l $i $i",
     "!BLMPOP 0.01 1 $l LEFT COUNT 3",
     "SORT $l DESC ALPHA LIMIT 1 2",
-    "SORT $l BY nosort",
     "SORT $l",
     "SORT_RO $l LIMIT 0 2",
     "SORT_RO $z ALPHA",
