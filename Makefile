@@ -42,6 +42,8 @@ servers:
 clients:
 	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
 	$(call need,command -v node && command -v npm,nodejs npm)
+	$(call need,ruby -e 'require "sidekiq"; require "redis-namespace"',ruby ruby-sidekiq ruby-redis-namespace)
+	$(call need,php -r 'exit(class_exists("Redis") ? 0 : 1);',php-cli php-redis)
 
 demo: servers
 	cargo build --release --locked --bin memorystore-auth-proxy

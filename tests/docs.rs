@@ -20,13 +20,29 @@ const PAGES: &[&str] = &[
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/clients.md",
     "docs/correctness.md",
     "docs/differences.md",
     "docs/walkthrough.md",
 ];
 
 /// The flags of other programs in the pages' commands.
-const STRANGERS: &[&str] = &["--release", "--lib", "--test"];
+const STRANGERS: &[&str] = &[
+    "--release",
+    "--lib",
+    "--test",
+    "--json",
+    "--csv",
+    "--eval",
+    "--pipe",
+    "--scan",
+    "--bigkeys",
+    "--memkeys",
+    "--latency",
+    "--rdb",
+    "--replica",
+    "--cluster",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -254,12 +254,9 @@ impl Proxy {
             .iter()
             .filter(|line| line.to_lowercase().contains("listening") && !line.contains(&http))
             .find_map(|line| {
-                let digits: String = line
-                    .split_once("127.0.0.1:")?
-                    .1
-                    .chars()
-                    .take_while(char::is_ascii_digit)
-                    .collect();
+                let host = ["127.0.0.1:", "0.0.0.0:"].iter().find(|host| line.contains(**host))?;
+                let digits: String =
+                    line.split_once(*host)?.1.chars().take_while(char::is_ascii_digit).collect();
                 digits.parse().ok().filter(|&port| port != 0)
             })
     }

@@ -128,12 +128,15 @@ fn shards(out: &mut Vec<u8>, version: Version, host: &str, port: u16) {
     encode::bulk(out, b"nodes");
     encode::header(out, b'*', 1);
     encode::map_header(out, version, 7);
-    for (name, value) in [("id", NODE_ID), ("ip", host), ("endpoint", host), ("role", "master")] {
+    // In the server's order.
+    encode::bulk(out, b"id");
+    encode::bulk(out, NODE_ID.as_bytes());
+    encode::bulk(out, b"port");
+    encode::integer(out, i64::from(port));
+    for (name, value) in [("ip", host), ("endpoint", host), ("role", "master")] {
         encode::bulk(out, name.as_bytes());
         encode::bulk(out, value.as_bytes());
     }
-    encode::bulk(out, b"port");
-    encode::integer(out, i64::from(port));
     encode::bulk(out, b"replication-offset");
     encode::integer(out, 0);
     encode::bulk(out, b"health");
