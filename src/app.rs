@@ -36,6 +36,10 @@ const MAX_REQUEST: usize = 1 << 30;
 /// A client that leaves more than this unread (bytes) is disconnected.
 const MAX_CLIENT_OUTPUT: usize = 256 << 20;
 
+/// Most the nodes' replies to one command may hold together while they are merged (bytes); KEYS of more
+/// is refused.
+const MAX_MERGE: usize = 256 << 20;
+
 /// Runs the proxy until a signal stops it.
 ///
 /// # Errors
@@ -180,6 +184,7 @@ fn start_workers(
         dial_rate_limit: f64::from(config.dial_rate_limit) / config.threads.get() as f64,
         max_request: MAX_REQUEST,
         max_client_output: MAX_CLIENT_OUTPUT,
+        max_merge: MAX_MERGE,
     };
     metrics
         .iter()

@@ -231,18 +231,29 @@ fn fold<'a>(
 }
 
 fn concat<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone, out: &mut Vec<u8>) -> Option<()> {
-    let mut total = 0;
-    let mut kind = b'*';
-    for p in parts.clone() {
-        let (k, n, _) = aggregate(p)?;
-        kind = k;
-        total += n.max(0);
-    }
-    encode::header(out, kind, total);
-    for p in parts {
-        out.extend_from_slice(aggregate(p)?.2);
+    for (part, body) in parts.clone().zip(concat_head(parts, out)?) {
+        out.extend_from_slice(part.get(body..)?);
     }
     Some(())
+}
+
+/// Of aggregates one behind the other: appends the header of the whole, and tells where the body of
+/// each part begins. `None`, and nothing appended, when one is not an aggregate.
+pub fn concat_head<'a>(
+    parts: impl Iterator<Item = &'a [u8]>,
+    out: &mut Vec<u8>,
+) -> Option<Vec<usize>> {
+    let mut total = 0;
+    let mut kind = b'*';
+    let mut bodies = Vec::new();
+    for part in parts {
+        let (k, n, body) = aggregate(part)?;
+        kind = k;
+        total += n.max(0);
+        bodies.push(part.len() - body.len());
+    }
+    encode::header(out, kind, total);
+    Some(bodies)
 }
 
 /// The text of a bulk or verbatim string.

@@ -8,6 +8,7 @@ pub mod inline;
 pub mod reply;
 pub mod request;
 pub mod scan;
+pub mod skip;
 pub mod value;
 
 /// The protocol version a connection speaks.

@@ -3,6 +3,7 @@
 //! Everything here is pure. The hub (`worker::hub`) feeds it and carries out what it decides.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod composite;
 pub mod core;
 pub mod fence;
 pub mod local;

@@ -15,6 +15,8 @@ use crate::command::spec::Row;
 use crate::key::Key;
 use crate::resp::Version;
 
+use super::composite::Composite;
+
 /// The early-reply buffer is compacted when it has grown beyond this (bytes).
 const COMPACT: usize = 256 * 1024;
 
@@ -52,8 +54,13 @@ enum State {
     Waiting,
     Early { at: u32, len: u32 },
     Shared(Box<Bytes>),
+    Pieces(Box<Pieces>),
     Parts(Box<Composite>),
 }
+
+/// A reply in pieces, named so that the state of a command stays two words.
+#[derive(Debug)]
+struct Pieces(Vec<Bytes>);
 
 /// Where a command, or one part of it, was sent.
 #[derive(Debug, Clone, Copy)]
@@ -106,56 +113,14 @@ impl Pending {
         let (whole, parts) = match &self.state {
             State::Waiting => (Some(&self.leg), None),
             State::Parts(c) => (None, Some(c)),
-            State::Early { .. } | State::Shared(_) => (None, None),
+            State::Early { .. } | State::Shared(_) | State::Pieces(_) => (None, None),
         };
-        let parts = parts.into_iter().flat_map(|c| &c.parts).filter(|p| p.reply.is_none());
-        whole.into_iter().chain(parts.map(|p| &p.leg))
-    }
-}
-
-/// One part of a command that went to several slots or nodes.
-#[derive(Debug)]
-struct Part {
-    leg: Leg,
-    /// Where its reply stands in the composite's buffer.
-    reply: Option<(u32, u32)>,
-}
-
-/// A command in parts, and the replies of those that are in.
-#[derive(Debug)]
-struct Composite {
-    parts: Vec<Part>,
-    replies: Vec<u8>,
-    left: usize,
-    merge: Merge,
-    version: Version,
-}
-
-impl Composite {
-    /// Takes the reply of a part; false when it is not awaited.
-    fn fill(&mut self, part: u16, reply: &[u8]) -> bool {
-        let Some(part) = self.parts.get_mut(usize::from(part)).filter(|p| p.reply.is_none()) else {
-            return false;
-        };
-        part.reply = Some((self.replies.len() as u32, reply.len() as u32));
-        self.replies.extend_from_slice(reply);
-        self.left -= 1;
-        true
-    }
-
-    fn merged(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.replies.len() + 16);
-        let parts = self.parts.iter().map(|p| {
-            let (at, len) = p.reply.unwrap_or_default();
-            self.replies.get(at as usize..(at + len) as usize).unwrap_or_default()
-        });
-        self.merge.merge(parts, self.version, &mut out);
-        out
+        whole.into_iter().chain(parts.into_iter().flat_map(|c| c.waiting_legs()))
     }
 }
 
 /// See the module header.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Window {
     pending: VecDeque<Pending>,
     /// Ticket of `pending[0]`.
@@ -169,6 +134,23 @@ pub struct Window {
     request_bytes: usize,
     /// Bytes of `early` that are still to be flushed.
     early_live: usize,
+    /// Most bytes the replies to one command in parts may hold together.
+    pub max_merge: usize,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            pending: VecDeque::new(),
+            base: 0,
+            early: Vec::new(),
+            silent: false,
+            skip_next: false,
+            request_bytes: 0,
+            early_live: 0,
+            max_merge: usize::MAX,
+        }
+    }
 }
 
 impl Window {
@@ -207,14 +189,8 @@ impl Window {
     ) -> u32 {
         let ticket = self.open(row, NO_SLOT, Key::NONE, len, now);
         if let Some(p) = self.pending.back_mut() {
-            let part = |&slot| Part { leg: Leg::new(slot, Key::NONE), reply: None };
-            p.state = State::Parts(Box::new(Composite {
-                parts: slots.iter().map(part).collect(),
-                replies: Vec::new(),
-                left: slots.len(),
-                merge,
-                version,
-            }));
+            let composite = Composite::new(slots, merge, version, self.max_merge);
+            p.state = State::Parts(Box::new(composite));
         }
         ticket
     }
@@ -261,10 +237,8 @@ impl Window {
         let p = self.at(ticket)?;
         match &p.state {
             State::Waiting => Some(p.leg.slot),
-            State::Parts(c) => {
-                c.parts.get(usize::from(part)).filter(|p| p.reply.is_none()).map(|p| p.leg.slot)
-            }
-            State::Early { .. } | State::Shared(_) => None,
+            State::Parts(c) => c.leg(part).map(|leg| leg.slot),
+            State::Early { .. } | State::Shared(_) | State::Pieces(_) => None,
         }
     }
 
@@ -273,10 +247,8 @@ impl Window {
         let p = self.pending.get_mut(ticket.wrapping_sub(self.base) as usize)?;
         match &mut p.state {
             State::Waiting => Some(&mut p.leg),
-            State::Parts(c) => {
-                c.parts.get_mut(usize::from(part)).filter(|p| p.reply.is_none()).map(|p| &mut p.leg)
-            }
-            State::Early { .. } | State::Shared(_) => None,
+            State::Parts(c) => c.leg_mut(part),
+            State::Early { .. } | State::Shared(_) | State::Pieces(_) => None,
         }
     }
 
@@ -304,13 +276,12 @@ impl Window {
                 true
             }
             Some(Pending { state: State::Parts(c), len, .. }) => {
-                if !c.fill(part, reply.as_slice()) {
+                if !c.fill(part, reply) {
                     return false;
                 }
-                if c.left == 0 {
+                if c.is_whole() {
                     self.request_bytes -= *len as usize;
-                    let merged = c.merged();
-                    self.complete(at, Reply::Borrowed(&merged), out);
+                    self.complete_parts(at, out);
                 }
                 true
             }
@@ -330,6 +301,35 @@ impl Window {
         self.pop();
         if self.pending.front().is_some_and(|p| !p.is_waiting()) {
             self.flush(out);
+        }
+    }
+
+    /// A command in parts has all their replies.
+    fn complete_parts(&mut self, at: usize, out: &mut ByteQueue) {
+        let Some(p) = self.pending.get_mut(at) else {
+            return;
+        };
+        let State::Parts(composite) = std::mem::replace(&mut p.state, State::Waiting) else {
+            return;
+        };
+        let mut pieces = composite.into_reply(p.row);
+        if p.silent || pieces.len() < 2 {
+            let only = pieces.pop().unwrap_or_default();
+            return self.complete(at, Reply::Shared(only), out);
+        }
+        p.state = State::Pieces(Box::new(Pieces(pieces)));
+        if at == 0 {
+            self.flush(out);
+        }
+    }
+
+    /// So many bytes of the reply of a part of a command are there, and not all. False: they are not
+    /// wanted, and need not be kept.
+    pub fn arriving(&mut self, ticket: u32, part: u16, len: usize) -> bool {
+        match self.pending.get_mut(ticket.wrapping_sub(self.base) as usize) {
+            Some(Pending { state: State::Parts(c), .. }) => c.arriving(part, len),
+            Some(_) => true,
+            None => false,
         }
     }
 
@@ -369,6 +369,9 @@ impl Window {
                     self.early_live -= len;
                 }
                 Some(State::Shared(bytes)) => out.push_shared(*bytes),
+                Some(State::Pieces(pieces)) => {
+                    pieces.0.into_iter().for_each(|p| out.push_shared(p))
+                }
                 Some(State::Waiting | State::Parts(_)) | None => {}
             }
         }

@@ -17,6 +17,7 @@ use crate::key::Key;
 use crate::resp::reply::Class;
 use crate::resp::request::Request;
 use crate::resp::scan::{ReplyError, ReplyScan, ReplyScanner};
+use crate::resp::skip::ReplySkipper;
 
 use super::handshake::Handshake;
 use super::kind::Kind;
@@ -115,6 +116,8 @@ pub struct Pipe {
     front: u64,
     input: BytesMut,
     scanner: ReplyScanner,
+    /// The reply that is coming in is not wanted.
+    skipper: Option<Box<ReplySkipper>>,
     /// When something last went forward (ms of the worker's clock).
     pub progress_at: u64,
     /// Generation of the credential it authenticated with; 0: none.
@@ -172,6 +175,7 @@ impl Pipe {
             front: 0,
             input: BytesMut::new(),
             scanner: ReplyScanner::default(),
+            skipper: None,
             progress_at: now,
             credential: 0,
             client_id: None,
@@ -299,6 +303,39 @@ impl Pipe {
         self.scanner.scan(buf)
     }
 
+    /// The reply of which `input` is there, and which is not whole, is not wanted: none of it is kept.
+    ///
+    /// # Errors
+    /// [`ReplyError`] when the node does not speak RESP.
+    pub fn begin_skip(&mut self, input: &[u8]) -> Result<(), ReplyError> {
+        let mut skipper = Box::<ReplySkipper>::default();
+        skipper.skip(input)?;
+        self.scanner = ReplyScanner::default();
+        self.skipper = Some(skipper);
+        Ok(())
+    }
+
+    /// True while a reply is skipped.
+    #[inline]
+    pub fn is_skipping(&self) -> bool {
+        self.skipper.is_some()
+    }
+
+    /// More of the reply that is skipped; `Some(n)` when it ended after `n` bytes.
+    ///
+    /// # Errors
+    /// [`ReplyError`] when the node does not speak RESP.
+    pub fn skip(&mut self, data: &[u8]) -> Result<Option<usize>, ReplyError> {
+        let Some(skipper) = &mut self.skipper else {
+            return Ok(Some(0));
+        };
+        let ended = skipper.skip(data)?;
+        if ended.is_some() {
+            self.skipper = None;
+        }
+        Ok(ended)
+    }
+
     /// Takes one reply of a block off; false when the next reply is an entry's last.
     #[inline]
     pub fn take_inner(&mut self) -> bool {
@@ -358,6 +395,7 @@ impl Pipe {
         self.front = 0;
         self.input = BytesMut::new();
         self.scanner = ReplyScanner::default();
+        self.skipper = None;
         self.control.clear();
         self.reauthenticating = false;
         self.refused_in_block = None;

@@ -29,6 +29,7 @@ mod handshake;
 mod learned;
 mod load;
 mod loss;
+mod merges;
 mod monitor;
 mod one_server;
 mod pause;

@@ -18,6 +18,8 @@ mod face;
 mod gather;
 mod learn;
 mod lease;
+#[cfg(test)]
+mod merge_tests;
 mod monitor;
 mod nodes;
 mod pause;
@@ -94,6 +96,8 @@ pub struct Settings {
     pub max_request: usize,
     /// A client that leaves more than this unread (bytes) is disconnected.
     pub max_client_output: usize,
+    /// Most bytes the nodes' replies to one command may hold together while they are merged.
+    pub max_merge: usize,
 }
 
 /// A connection to be made.
@@ -395,7 +399,12 @@ impl Hub {
         profile.since = self.now;
         let epoch = self.epoch;
         self.counters.clients += 1;
-        self.sessions.insert_with(|key| Session::new(key, profile, epoch))
+        let max_merge = self.settings.max_merge;
+        self.sessions.insert_with(|key| {
+            let mut session = Session::new(key, profile, epoch);
+            session.window.max_merge = max_merge;
+            session
+        })
     }
 
     /// The client will send no more; it still gets the replies that are due.

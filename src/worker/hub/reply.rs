@@ -26,6 +26,9 @@ use crate::upstream::pipe::{self, Duty, Entry, Purpose, State};
 use super::databases::is_select;
 use super::{Hub, Troubled};
 
+/// From this size on (bytes) it is asked whether a reply that is coming in is still wanted.
+const WATCHED: usize = 64 * 1024;
+
 /// How often a script command is sent again before its NOSCRIPT is believed.
 const MAX_TOLD: u8 = 3;
 
@@ -44,7 +47,9 @@ impl Hub {
             return;
         };
         p.progress_at = self.now;
-        let outcome = if p.has_input() {
+        let outcome = if p.is_skipping() {
+            self.skip(key, data)
+        } else if p.has_input() {
             let mut input = p.take_input();
             input.extend_from_slice(data);
             self.consume_buffered(key, input)
@@ -78,9 +83,17 @@ impl Hub {
                     at += n;
                 }
                 Ok(ReplyScan::Partial(need)) => {
-                    let mut rest = BytesMut::with_capacity(need.max(data.len() - at));
-                    rest.extend_from_slice(&data[at..]);
-                    p.keep_input(rest);
+                    let rest = &data[at..];
+                    let wanted = need < WATCHED || self.wants(key, data[at], need);
+                    let Some(p) = self.pipes.get_mut(key) else {
+                        return Ok(());
+                    };
+                    if !wanted {
+                        return p.begin_skip(rest).map_err(|_| Broken::NotResp);
+                    }
+                    let mut input = BytesMut::with_capacity(need.max(rest.len()));
+                    input.extend_from_slice(rest);
+                    p.keep_input(input);
                     return Ok(());
                 }
                 Err(_) => return Err(Broken::NotResp),
@@ -106,6 +119,14 @@ impl Hub {
                     self.reply(key, Reply::Borrowed(&head))?;
                 }
                 Ok(ReplyScan::Partial(need)) => {
+                    let first = input.first().copied().unwrap_or_default();
+                    let wanted = need < WATCHED || self.wants(key, first, need);
+                    let Some(p) = self.pipes.get_mut(key) else {
+                        return Ok(());
+                    };
+                    if !wanted {
+                        return p.begin_skip(&input).map_err(|_| Broken::NotResp);
+                    }
                     // Never let a small rest pin a large allocation.
                     if input.len() < LARGE && need <= LARGE {
                         input = BytesMut::from(&input[..]);
@@ -118,6 +139,39 @@ impl Hub {
             }
         }
         Ok(())
+    }
+
+    /// True when the reply that is coming in, of which the first byte and the size so far are told, is
+    /// to be kept.
+    fn wants(&mut self, key: Key, first: u8, size: usize) -> bool {
+        let Some(p) = self.pipes.get(key).filter(|p| matches!(p.state, State::Ready)) else {
+            return true;
+        };
+        let asked = p.oldest().filter(|e| first != b'>' && e.due == 1);
+        match asked.copied() {
+            Some(e) if e.purpose == Purpose::Forward => match self.sessions.get_mut(e.session) {
+                Some(s) => s.window.arriving(e.ticket, e.part, size),
+                None => false,
+            },
+            _ => true,
+        }
+    }
+
+    /// More of a reply that is not wanted, and what comes behind it.
+    #[cold]
+    fn skip(&mut self, key: Key, data: &[u8]) -> Result<(), Broken> {
+        let Some(p) = self.pipes.get_mut(key) else {
+            return Ok(());
+        };
+        match p.skip(data) {
+            Ok(None) => Ok(()),
+            Ok(Some(n)) => {
+                // Whoever asked is gone, or drops what is said here.
+                self.reply(key, Reply::Borrowed(b"+\r\n"))?;
+                self.consume(key, data.get(n..).unwrap_or_default())
+            }
+            Err(_) => Err(Broken::NotResp),
+        }
     }
 
     /// One whole reply of a pipe.

@@ -123,6 +123,7 @@ impl Sim {
             dial_rate_limit: [0.0, 30.0][rng.usize(0..2)],
             max_request: 1 << 20,
             max_client_output: 1 << 20,
+            max_merge: 1 << 20,
         };
         let hub = Hub::new(settings, seed);
         let slots = (0..KEYS)

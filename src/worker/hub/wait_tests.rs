@@ -31,6 +31,7 @@ impl Bench {
             dial_rate_limit: 0.0,
             max_request: 1 << 20,
             max_client_output: 1 << 20,
+            max_merge: 1 << 20,
         };
         let mut hub = Hub::new(settings, 7);
         hub.set_credential(CredentialState::NotNeeded);
