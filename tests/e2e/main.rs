@@ -36,6 +36,7 @@ mod pause;
 mod protocol_errors;
 mod pubsub;
 mod redirect;
+mod refusals;
 mod replicas;
 mod roster;
 mod scan;
