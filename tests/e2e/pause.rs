@@ -151,34 +151,16 @@ async fn a_pause_of_all_holds_everything_until_it_ends(proto: Proto) {
     let mut pauser = bed.client(proto).await;
     let mut other = bed.client(proto).await;
     let pause = Duration::from_millis(400);
-    for (first, second) in [
-        (&["400"][..], None),
-        (&["400", "ALL"], None),
-        // Neither is shortened nor narrowed by a later one.
-        (&["400", "all"], Some(&["1", "WRITE"][..])),
-        (&["400", "write"], Some(&["1", "ALL"])),
+    for pauses in [
+        &[cmd!["CLIENT", "PAUSE", "400"]][..],
+        &[cmd!["CLIENT", "PAUSE", "400", "all"]],
+        // A later one neither shortens nor narrows it.
+        &[cmd!["CLIENT", "PAUSE", "400", "write"], cmd!["CLIENT", "PAUSE", "1", "ALL"]],
     ] {
         let start = Instant::now();
-        let mut commands = Vec::new();
-        for options in [Some(first), second].into_iter().flatten() {
-            let mut command = cmd!["CLIENT", "PAUSE"];
-            command.extend(options.iter().map(|o| o.as_bytes().to_vec()));
-            commands.push(command);
-        }
-        if first.len() == 2 && first[1] != "write" && second.is_some() {
-            // The second could not be said any more.
-            commands.pop();
-        }
-        commands.push(cmd!["PING"]);
-        let pinged = pauser.pipeline(&commands);
-        let replies = pinged.await;
+        let replies = pauser.pipeline(&[pauses, &[cmd!["PING"]]].concat()).await;
         assert_eq!(replies.last(), Some(&Value::Simple("PONG".into())));
-        // Clocks of whole milliseconds are up to one short.
-        assert!(
-            start.elapsed() + Duration::from_millis(1) >= pause,
-            "its own commands wait too: {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() >= pause, "its own commands wait too: {:?}", start.elapsed());
     }
     // Others wait from the moment the pause is confirmed, and what is malformed does not.
     assert_eq!(pauser.cmd(&["CLIENT", "PAUSE", "500"]).await, Value::ok());
