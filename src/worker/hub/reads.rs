@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::cluster::refresh::Reason;
 use crate::cluster::topology::{Topology, UNASSIGNED};
-use crate::command::spec::{Row, flag};
+use crate::command::spec::{Handler, Row, flag};
 use crate::key::Key;
 use crate::resp::reply::Class;
 use crate::session::redirect::Trouble;
@@ -215,6 +215,11 @@ impl Hub {
         let leg = self.sessions.get_mut(entry.session);
         if let Some(leg) = leg.and_then(|s| s.window.leg_mut(entry.ticket, entry.part)) {
             leg.pipe = to;
+        }
+        if let Some(row) = self.sessions.get(entry.session).and_then(|s| s.window.row(entry.ticket))
+            && row.handler == Handler::Script
+        {
+            self.tell_script_of(to, row, &frame);
         }
         if let Some(p) = self.pipes.get_mut(to) {
             let entry = block_entry(entry.session, entry.ticket, entry.part, entry.replies);
