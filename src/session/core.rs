@@ -82,6 +82,17 @@ pub enum Rewrite {
     Exec(Vec<Own>),
 }
 
+/// What a lost connection means to a session that WATCHes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// Nothing more: EXEC sees by itself that the connection of its one WATCH is gone.
+    First,
+    /// A later WATCH would hide that what the earlier ones watched is gone.
+    Holds,
+    /// So it is: EXEC answers nil, as if a watched key had changed.
+    Lost,
+}
+
 /// The times of a blocking command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait {
@@ -132,6 +143,8 @@ pub struct Session {
     pub transaction: Option<Box<Transaction>>,
     /// Slot of the keys it WATCHes, on its lease.
     pub watched_slot: Option<u16>,
+    /// How safe that is.
+    pub watch: Watch,
     /// What is to be made of the reply of the command that runs alone.
     pub rewrite: Option<Box<Rewrite>>,
     /// The command that runs alone blocks: it ends when the client hangs up.
@@ -178,6 +191,7 @@ impl Session {
             ends_after_input: false,
             transaction: None,
             watched_slot: None,
+            watch: Watch::First,
             lease: None,
             rewrite: None,
             streams: None,

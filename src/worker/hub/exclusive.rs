@@ -16,12 +16,12 @@ use crate::command::spec::{Handler, KeyShape, Local, Row, Transaction as Tx, fla
 use crate::key::Key;
 use crate::resp::Version;
 use crate::resp::request::{Request, fill_args};
-use crate::session::core::{Rewrite, Wait};
+use crate::session::core::{Rewrite, Wait, Watch};
 use crate::session::fence::{Held, Target};
 use crate::session::local;
 use crate::session::transaction::Transaction;
 use crate::session::window::NO_SLOT;
-use crate::upstream::pipe::{Entry, State};
+use crate::upstream::pipe::{Entry, Pipe, State};
 
 use super::Hub;
 use super::databases;
@@ -306,7 +306,11 @@ impl Hub {
         };
         let slot = s.watched_slot.take().unwrap_or(NO_SLOT);
         let lease = s.lease.unwrap_or(Key::NONE);
-        if !self.pipes.get(lease).is_some_and(|p| matches!(p.state, State::Ready)) {
+        let watch = std::mem::replace(&mut s.watch, Watch::First);
+        // Since HELLO its replies would be of the other protocol.
+        let version = s.version;
+        let serves = |p: &Pipe| matches!(p.state, State::Ready) && p.kind.version == version;
+        if watch == Watch::Lost || !self.pipes.get(lease).is_some_and(serves) {
             // The connection that watched is gone: as if a watched key had changed.
             self.end_lease(key);
             return self.answer_nil_exec(key);
@@ -366,6 +370,9 @@ impl Hub {
         if let Some(s) = self.sessions.get_mut(key) {
             s.watched_slot = Some(slot);
             s.blocked = false;
+            if watched.is_some() && s.watch == Watch::First {
+                s.watch = Watch::Holds;
+            }
         }
         self.dispatch_leased(key, row, slot, request, Loan::Watch);
         true
@@ -379,6 +386,7 @@ impl Hub {
         if s.watched_slot.take().is_none() {
             return;
         }
+        s.watch = Watch::First;
         // Closing the connection is the surest UNWATCH; the idle ones make up for the dial.
         self.end_lease(key);
     }

@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::key::Key;
+use crate::session::core::Watch;
 use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Duty, Pipe};
 
@@ -26,6 +27,11 @@ impl Hub {
                 return key;
             }
             self.end_lease(session);
+            if let Some(s) = self.sessions.get_mut(session)
+                && s.watch == Watch::Holds
+            {
+                s.watch = Watch::Lost;
+            }
         }
         let key = self.borrow(node, kind);
         if let Some(p) = self.pipes.get_mut(key) {

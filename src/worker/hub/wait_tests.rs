@@ -252,3 +252,48 @@ fn a_pop_that_may_have_happened_is_told_and_a_read_repeated() {
     let (_, sent) = b.sent();
     assert!(sent.starts_with("XREAD BLOCK 2") || sent.starts_with("XREAD BLOCK 3000"), "{sent}");
 }
+
+/// Sends `WATCH a` and has it accepted.
+fn watching() -> (Bench, Key) {
+    let mut b = Bench::new();
+    b.send("WATCH {t}a");
+    let (pipe, sent) = b.sent();
+    assert_eq!(sent, "WATCH {t}a");
+    b.hub.pipe_data(pipe, b"+OK\r\n");
+    assert_eq!(b.got(), "+OK\r\n");
+    (b, pipe)
+}
+
+fn executes(b: &mut Bench) {
+    for words in ["MULTI", "SET {t}a 1", "EXEC"] {
+        b.send(words);
+    }
+}
+
+#[test]
+fn what_was_watched_on_a_lost_connection_is_not_forgotten_by_a_later_watch() {
+    let (mut b, pipe) = watching();
+    b.hub.pipe_lost(pipe, "reset by peer");
+    b.send("WATCH {t}b");
+    let (again, _) = b.sent();
+    b.hub.pipe_data(again, b"+OK\r\n");
+    executes(&mut b);
+    assert_eq!(b.got(), "+OK\r\n+OK\r\n+QUEUED\r\n*-1\r\n");
+    // The next one begins anew.
+    b.send("WATCH {t}a");
+    let (pipe, _) = b.sent();
+    b.hub.pipe_data(pipe, b"+OK\r\n");
+    executes(&mut b);
+    b.sent();
+    b.hub.pipe_data(pipe, b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n");
+    assert_eq!(b.got(), "+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n");
+}
+
+#[test]
+fn exec_after_hello_answers_in_the_protocol_of_now() {
+    let (mut b, _) = watching();
+    b.send("HELLO 3");
+    b.got();
+    executes(&mut b);
+    assert_eq!(b.got(), "+OK\r\n+QUEUED\r\n_\r\n");
+}
