@@ -93,7 +93,7 @@ async fn a_node_that_refuses_dials_costs_only_time(proto: Proto) {
     client.expect_silence(Duration::from_millis(500)).await;
     let start = Instant::now();
     assert_eq!(other.cmd(&["SET", &key_in_slot(9000), "v"]).await, Value::ok());
-    assert!(start.elapsed() < Duration::from_secs(1), "another shard waited {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3), "another shard waited {:?}", start.elapsed());
     front.faults().set_refused(false);
     assert_eq!(client.read().await, Value::Int(1), "never sent, so retried");
     assert_eq!(client.read().await, Value::bulk("1"));

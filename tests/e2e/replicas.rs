@@ -334,7 +334,7 @@ async fn a_replica_that_hangs_is_given_up_in_time_for_the_primary() {
     // From now on nobody waits for it.
     let start = Instant::now();
     assert_eq!(client.cmd(&["GET", &keys[0]]).await, Value::bulk("v"));
-    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
     bed.cluster.member(3).front().faults().set_stalled(false);
     warm(&bed, &mut client, &keys).await;
 }

@@ -239,6 +239,27 @@ impl Cluster {
         first.is_some()
     }
 
+    /// Whether all members that answer see the same configuration epochs, no two primaries with the
+    /// same one.
+    pub async fn agrees_on_epochs(&self) -> bool {
+        let mut seen: Option<Vec<(String, String)>> = None;
+        for member in &self.members {
+            let Ok(nodes) = member.node.try_run(&["CLUSTER", "NODES"]).await else {
+                continue;
+            };
+            let mut epochs: Vec<_> = nodes.text().lines().filter_map(primary_epoch).collect();
+            epochs.sort();
+            if seen.get_or_insert_with(|| epochs.clone()) != &epochs {
+                return false;
+            }
+        }
+        let mut epochs: Vec<_> = seen.unwrap_or_default().into_iter().map(|(_, e)| e).collect();
+        let primaries = epochs.len();
+        epochs.sort();
+        epochs.dedup();
+        epochs.len() == primaries
+    }
+
     /// All members.
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -384,4 +405,12 @@ impl Cluster {
             let _ = member.node.run(&["FLUSHALL"]).await;
         }
     }
+}
+
+/// Id and configuration epoch of a primary, from its line of CLUSTER NODES.
+fn primary_epoch(line: &str) -> Option<(String, String)> {
+    let fields: Vec<&str> = line.split(' ').collect();
+    let flags = fields.get(2)?;
+    let up = flags.contains("master") && !flags.contains("fail") && !flags.contains("noaddr");
+    up.then(|| Some((fields[0].to_owned(), (*fields.get(6)?).to_owned())))?
 }

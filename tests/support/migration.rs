@@ -128,11 +128,14 @@ impl Migration<'_> {
 }
 
 impl Cluster {
+    /// Waits until all members that answer name the same owner, and know each other's epochs: a node
+    /// that gives itself a new epoch without knowing that of its source is outvoted by the source's
+    /// next heartbeat, and then nobody owns the slot.
     async fn wait_owner(&self, slot: u16, owner: usize) {
         super::wait::wait_for(
             "the slot's new owner to be known",
             std::time::Duration::from_secs(15),
-            async || self.owner_of(slot).await == owner,
+            async || self.owner_of(slot).await == owner && self.agrees_on_epochs().await,
         )
         .await;
     }

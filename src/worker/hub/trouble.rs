@@ -81,14 +81,17 @@ impl Hub {
                 if matches!(t.trouble, Trouble::Moved | Trouble::Ask) {
                     p.redirects = p.redirects.saturating_add(1);
                 }
-                let (slot, attempts) = (p.slot, p.attempts);
+                let (slot, attempts, redirects) = (p.slot, p.attempts, p.redirects);
                 if refresh {
                     self.want_refresh(&t);
                 }
                 self.count_retry(t.trouble);
                 let not_before = match wait {
                     Wait::No => 0,
-                    Wait::Backoff => self.now + self.retry_delay(attempts),
+                    Wait::Backoff => {
+                        let delay = self.retry_delay(attempts);
+                        self.now + delay.max(self.redirect_delay(t.session, t.ticket, redirects))
+                    }
                 };
                 let target = match (t.trouble, t.ask) {
                     (Trouble::Ask, Some(node)) => Target::Ask(node),
@@ -158,6 +161,19 @@ impl Hub {
     fn retry_delay(&mut self, attempts: u8) -> u64 {
         let ceiling = (RETRY_MIN << attempts.min(10)).min(RETRY_MAX);
         RETRY_MIN + self.rng.u64(0..ceiling)
+    }
+
+    /// What is left of a command's redirects is spread over what is left of its time: nodes that name
+    /// each other agree again when the owner's next heartbeat has reached the other.
+    fn redirect_delay(&self, session: Key, ticket: u32, redirects: u8) -> u64 {
+        let max = self.settings.max_redirects;
+        let since = self.sessions.get(session).and_then(|s| s.window.since(ticket));
+        let Some(since) = since.filter(|_| redirects > max / 2) else {
+            return 0;
+        };
+        let age = (self.now as u32).wrapping_sub(since);
+        let left = (self.settings.op_timeout.as_millis() as u64).saturating_sub(u64::from(age));
+        left / u64::from(max.saturating_sub(redirects).max(1))
     }
 
     fn want_refresh(&mut self, t: &Troubled) {
@@ -233,6 +249,10 @@ impl Hub {
                     Trouble::ClusterDown => format!(
                         "CLUSTERDOWN memorystore-auth-proxy: {node} refused the command for {timeout} \
                          (--op-timeout); it was not executed: {said}"
+                    ),
+                    Trouble::Moved | Trouble::Ask => format!(
+                        "ERR memorystore-auth-proxy: followed redirects for {timeout} (--op-timeout), the last \
+                         by {node}: the nodes do not agree who owns the slot; the command was not executed: {said}"
                     ),
                     Trouble::Loading => format!(
                         "LOADING memorystore-auth-proxy: {node} was still loading its dataset after {timeout} \
