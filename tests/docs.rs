@@ -22,6 +22,7 @@ const PAGES: &[&str] = &[
     "SECURITY.md",
     "docs/clients.md",
     "docs/correctness.md",
+    "docs/commands.md",
     "docs/differences.md",
     "docs/walkthrough.md",
 ];

@@ -125,7 +125,7 @@ impl Merge {
             Self::Plus(more) => encode::integer(out, (integer(parts.next()?)? + more).max(0)),
             Self::Texts => {
                 let first = parts.clone().next()?;
-                let mut texts: Vec<&[u8]> = parts.map(text).collect::<Option<_>>()?;
+                let mut texts: Vec<&[u8]> = parts.map(text_of).collect::<Option<_>>()?;
                 // What all say alike is said once.
                 texts.dedup();
                 text_reply(&texts.join(&b"\n"[..]), first.first() == Some(&b'='), out);
@@ -134,7 +134,7 @@ impl Merge {
             Self::Info { section, clients } => {
                 let verbatim = parts.clone().next()?.first() == Some(&b'=');
                 let texts: Vec<String> = parts
-                    .map(|p| text(p).map(|t| String::from_utf8_lossy(t).into_owned()))
+                    .map(|p| text_of(p).map(|t| String::from_utf8_lossy(t).into_owned()))
                     .collect::<Option<_>>()?;
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                 let document = super::info::merge(&texts, section, *clients);
@@ -257,7 +257,7 @@ pub fn concat_head<'a>(
 }
 
 /// The text of a bulk or verbatim string.
-fn text(reply: &[u8]) -> Option<&[u8]> {
+pub fn text_of(reply: &[u8]) -> Option<&[u8]> {
     let (&kind, rest) = reply.split_first()?;
     let start = rest.iter().position(|&b| b == b'\n')? + 1;
     let body = rest.get(start..)?.strip_suffix(b"\r\n")?;

@@ -9,6 +9,7 @@ pub mod introspect;
 pub mod keys;
 pub mod learned;
 pub mod lookup;
+pub mod matrix;
 pub mod merge;
 pub mod slot;
 pub mod spec;

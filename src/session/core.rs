@@ -15,7 +15,7 @@ use crate::resp::scan::RequestScanner;
 use crate::upstream::kind::Kind;
 
 use super::fence::Fences;
-use super::scan::Cursor;
+use super::scanning::Scanning;
 use super::streams::Streams;
 use super::tracking::Tracking;
 use super::transaction::{Own, Transaction};
@@ -76,8 +76,8 @@ pub struct Profile {
 /// What becomes of a reply before it is the client's.
 #[derive(Debug)]
 pub enum Rewrite {
-    /// The client gets a cursor of the proxy's; SCAN asked with this one.
-    Scan(Cursor),
+    /// The client gets a cursor of the proxy's, when it is known.
+    Scan(Scanning),
     /// Answers of the proxy's own belong between the node's.
     Exec(Vec<Own>),
 }

@@ -195,6 +195,13 @@ impl Window {
         ticket
     }
 
+    /// The reply of the command that was taken in last is for nobody.
+    pub fn hide_last(&mut self) {
+        if let Some(p) = self.pending.back_mut() {
+            p.silent = true;
+        }
+    }
+
     /// The ticket the next command will get.
     pub fn next_ticket(&self) -> u32 {
         self.base.wrapping_add(self.pending.len() as u32)

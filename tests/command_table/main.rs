@@ -5,4 +5,5 @@
 
 mod facts;
 mod keys;
+mod matrix;
 mod server;

@@ -1,6 +1,7 @@
 //! SCAN over all shards: a cursor every client parses, and no key missed, whatever moves meanwhile.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::both_protocols;
@@ -11,7 +12,7 @@ use crate::support::resp::Value;
 use crate::support::slots::slot_of;
 
 both_protocols!(all_keys_are_found_with_every_option, cursors_work_from_any_session);
-both_protocols!(a_failover_does_not_lose_keys);
+both_protocols!(keys_of_moving_slots_are_found, a_failover_does_not_lose_keys);
 
 async fn fill(client: &mut Client, prefix: &str, count: usize) -> HashSet<String> {
     let keys: HashSet<String> = (0..count).map(|n| format!("{prefix}:{n}")).collect();
@@ -120,6 +121,47 @@ async fn cursors_work_from_any_session(proto: Proto) {
     for (_, found, _) in &scans {
         same(found, &wanted);
     }
+}
+
+async fn keys_of_moving_slots_are_found(proto: Proto) {
+    let bed = Bed::start().await;
+    let mut client = bed.client(proto).await;
+    let wanted = fill(&mut client, "moving", 900).await;
+    let scanned = AtomicBool::new(false);
+    let moves = async {
+        let mut moved = 0;
+        let slots: Vec<u16> = (0..900).map(|n| slot_of(format!("moving:{n}").as_bytes())).collect();
+        while !scanned.load(Ordering::Relaxed) {
+            let slot = slots[moved * 7 % slots.len()];
+            let owner = bed.cluster.owner_of(slot).await;
+            // Backwards and forwards: into parts that were scanned, and out of them.
+            bed.cluster.migrate_slot(slot, (owner + 1 + moved % 2) % 3).await;
+            moved += 1;
+        }
+        moved
+    };
+    let scans = async {
+        let mut steps = 0;
+        for round in 0..8 {
+            let mut found = HashSet::new();
+            let mut cursor = "0".to_owned();
+            loop {
+                let (next, keys) = step(&mut client, &cursor, &["COUNT", "6"]).await;
+                found.extend(keys);
+                steps += 1;
+                assert!(steps < 60_000, "the scans do not end");
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
+            }
+            let missed: Vec<_> = wanted.difference(&found).take(5).collect();
+            assert!(missed.is_empty(), "scan {round} missed {missed:?}");
+        }
+        scanned.store(true, Ordering::Relaxed);
+    };
+    let (moved, ()) = tokio::join!(moves, scans);
+    assert!(moved >= 8, "only {moved} slots moved during the scans");
 }
 
 async fn a_failover_does_not_lose_keys(proto: Proto) {

@@ -281,7 +281,7 @@ pub struct Hub {
     ticking: bool,
     /// Pipes that retire: while there are any, commands of a slot may be in flight on an older one.
     retiring: u32,
-    scans: Scans,
+    scans: Scans<NodeAddr>,
     scripts: Scripts,
     /// What the worker is subscribed to for its sessions.
     topics: Topics,

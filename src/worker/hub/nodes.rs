@@ -110,7 +110,7 @@ impl Hub {
             if self.routes[slot] != node {
                 self.routes[slot] = node;
                 self.slot_epochs[slot] = self.epoch;
-                self.scans.slot_moved_to(node);
+                self.scans_see_move(node);
             }
         }
         self.learn_replicas(&topology);
@@ -158,7 +158,7 @@ impl Hub {
             self.epoch += 1;
             self.routes[at] = node;
             self.slot_epochs[at] = self.epoch;
-            self.scans.slot_moved_to(node);
+            self.scans_see_move(node);
             self.choose_shard_slots();
             self.topics.dirty = true;
         }

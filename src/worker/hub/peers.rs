@@ -9,10 +9,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::cluster::topology::NodeAddr;
 use crate::command::spec::Row;
 use crate::key::Key;
 use crate::resp::encode;
 use crate::session::roster::Filter;
+use crate::session::scan::Scan;
 use crate::session::window::{NO_SLOT, Reply};
 
 use super::Hub;
@@ -41,6 +43,8 @@ pub enum Question {
     },
     /// Let go what is held back.
     Unpause,
+    /// Hand over the state of the scan of this cursor.
+    TakeScan(u64),
 }
 
 /// What a worker says.
@@ -54,6 +58,8 @@ pub enum Answer {
     Refusal(Vec<u8>),
     /// It is done.
     Done,
+    /// The state of a scan, if it was here.
+    Scan(Option<Box<Scan<NodeAddr>>>),
 }
 
 /// What workers send each other.
@@ -96,6 +102,8 @@ pub(super) enum Becomes {
     Unblocked,
     /// OK.
     Ok,
+    /// Nothing: the scan goes on with the state that came.
+    Scan,
 }
 
 /// Who is to be answered.
@@ -140,7 +148,13 @@ impl Hub {
     /// This is worker `me`; `sessions` has the number of sessions of each worker, its own included.
     pub fn set_peers(&mut self, me: usize, sessions: Vec<Arc<AtomicUsize>>) {
         self.peers.me = me;
+        self.scans.set_share(me, sessions.len());
         self.peers.others = sessions.into_iter().enumerate().filter(|(i, _)| *i != me).collect();
+    }
+
+    /// True when there are other workers.
+    pub(super) fn has_peers(&self) -> bool {
+        !self.peers.others.is_empty()
     }
 
     /// Clients of all workers.
@@ -210,7 +224,11 @@ impl Hub {
             return;
         };
         let consultation = &mut self.peers.consultations[at];
-        consultation.answers.extend(answer);
+        if let Some(Answer::Scan(Some(scan))) = answer {
+            self.scans.adopt(*scan);
+        } else {
+            consultation.answers.extend(answer);
+        }
         consultation.left -= 1;
         if consultation.left == 0 {
             let done = self.peers.consultations.swap_remove(at);
@@ -248,6 +266,9 @@ impl Hub {
                 self.unpause();
                 Some(Answer::Done)
             }
+            Question::TakeScan(number) => {
+                Some(Answer::Scan(self.scans.take(*number).map(Box::new)))
+            }
         }
     }
 
@@ -273,7 +294,7 @@ fn reply_of(becomes: &Becomes, answers: Vec<Answer>) -> Vec<u8> {
             Answer::Lines(more) => lines.extend(more),
             Answer::Number(n) => number += n,
             Answer::Refusal(line) => refusal = Some(line),
-            Answer::Done => {}
+            Answer::Done | Answer::Scan(_) => {}
         }
     }
     match becomes {
@@ -294,7 +315,9 @@ fn reply_of(becomes: &Becomes, answers: Vec<Answer>) -> Vec<u8> {
         Becomes::Killed { old: true } if number == 0 => {
             encode::error(&mut out, "ERR No such client");
         }
-        Becomes::Killed { old: true } | Becomes::Ok => encode::simple(&mut out, "OK"),
+        Becomes::Killed { old: true } | Becomes::Ok | Becomes::Scan => {
+            encode::simple(&mut out, "OK")
+        }
     }
     out
 }

@@ -265,18 +265,19 @@ impl Hub {
                 self.counters.output_limit += 1;
             }
         } else {
-            if let Some(rewrite) = s.rewrite.take() {
-                let rewritten = match *rewrite {
-                    Rewrite::Scan(asked) => self.scan_reply(asked, reply.as_slice()),
-                    Rewrite::Exec(own) => self.exec_reply(entry.session, &own, reply.as_slice()),
-                };
-                let reply = rewritten.map_or(reply, |r| Reply::Shared(r.into()));
-                let Some(s) = self.sessions.get_mut(entry.session) else {
-                    return;
-                };
-                s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
-            } else {
-                s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
+            match s.rewrite.take().map(|rewrite| *rewrite) {
+                None => {
+                    s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
+                }
+                Some(Rewrite::Scan(scanning)) => self.scan_reply(scanning, entry, reply),
+                Some(Rewrite::Exec(own)) => {
+                    let whole = self.exec_reply(entry.session, &own, reply.as_slice());
+                    let reply = whole.map_or(reply, |r| Reply::Shared(r.into()));
+                    let Some(s) = self.sessions.get_mut(entry.session) else {
+                        return;
+                    };
+                    s.window.fill(entry.ticket, entry.part, reply, &mut s.out);
+                }
             }
         }
         let Some(s) = self.sessions.get_mut(entry.session) else {
@@ -579,6 +580,6 @@ impl Hub {
 }
 
 /// A managed server's way to say that a command is not for its users.
-fn is_refusal(line: &[u8]) -> bool {
+pub(super) fn is_refusal(line: &[u8]) -> bool {
     line.starts_with(b"-NOPERM") || line.starts_with(b"-ERR unknown ")
 }
