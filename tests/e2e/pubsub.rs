@@ -15,6 +15,7 @@ use crate::support::slots::{key_in_slot, slot_of};
 use crate::support::wait::wait_for;
 
 both_protocols!(confirmations_and_messages_are_the_servers, thousands_of_channels_work);
+both_protocols!(a_replaced_connection_loses_and_doubles_no_message);
 both_protocols!(subscriptions_outlive_lost_connections, a_sharded_channel_follows_its_slot);
 both_protocols!(a_failover_does_not_end_subscriptions);
 
@@ -200,6 +201,43 @@ async fn every_subscriber_gets_every_message_in_order() {
             assert_eq!(message.items()[2], Value::bulk(n.to_string()));
         }
     }
+}
+
+/// Connections live a second; the subscriptions follow from one to the next, and nobody notices.
+async fn a_replaced_connection_loses_and_doubles_no_message(proto: Proto) {
+    let args = vec!["--max-connection-age=1s".to_owned()];
+    let bed = Bed::with(BedOptions { args, ..BedOptions::default() }).await;
+    let mut plain = bed.client(proto).await;
+    let mut pattern = bed.client(proto).await;
+    let mut sharded = bed.client(proto).await;
+    subscribe(&mut plain, "SUBSCRIBE", &["news".to_owned()]).await;
+    subscribe(&mut pattern, "PSUBSCRIBE", &["n*".to_owned()]).await;
+    subscribe(&mut sharded, "SSUBSCRIBE", &["shard".to_owned()]).await;
+    let mut publisher = bed.client(proto).await;
+    let start = tokio::time::Instant::now();
+    let mut sent = 0;
+    while start.elapsed() < Duration::from_secs(5) {
+        for _ in 0..10 {
+            publisher.cmd(&["PUBLISH", "news", &sent.to_string()]).await;
+            publisher.cmd(&["SPUBLISH", "shard", &sent.to_string()]).await;
+            sent += 1;
+        }
+        for (client, payload) in [(&mut plain, 2), (&mut pattern, 3), (&mut sharded, 2)] {
+            for n in sent - 10..sent {
+                let message = client.read().await;
+                assert_eq!(message.items()[payload], Value::bulk(n.to_string()), "{message:?}");
+            }
+        }
+    }
+    assert!(sent > 100, "only {sent} messages");
+    let metrics = bed.proxy.get("/metrics").await.body;
+    let retired: f64 = metrics
+        .lines()
+        .find_map(|l| l.strip_prefix("memorystore_proxy_upstream_retirements_total "))
+        .and_then(|n| n.parse().ok())
+        .expect("the metric");
+    // The publisher's connections and the subscribers', once a second.
+    assert!(retired >= 8.0, "{retired} connections were replaced");
 }
 
 async fn subscriptions_outlive_lost_connections(proto: Proto) {

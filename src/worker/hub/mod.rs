@@ -16,6 +16,9 @@ mod exclusive;
 mod exec;
 mod face;
 mod gather;
+mod handover;
+#[cfg(test)]
+mod handover_tests;
 mod learn;
 mod lease;
 #[cfg(test)]
@@ -63,6 +66,7 @@ use crate::session::streams::Streams;
 use crate::upstream::pace::Pace;
 use crate::upstream::pipe::{Entry, Pipe};
 
+use handover::Handover;
 use learn::Lessons;
 use nodes::Node;
 pub use nodes::NodeStatus;
@@ -240,6 +244,8 @@ enum Alarm {
     Topics,
     /// Look after pipes that only listen.
     Listen,
+    /// A subscriber's handover to this pipe has lasted long enough.
+    Handover(Key),
     /// Ask again to unblock a client.
     Unblock(u32),
     /// A CLIENT PAUSE may be over.
@@ -285,6 +291,7 @@ pub struct Hub {
     scripts: Scripts,
     /// What the worker is subscribed to for its sessions.
     topics: Topics,
+    handovers: Vec<Handover>,
     /// Sessions with CLIENT TRACKING in RESP3.
     trackers: Vec<Key>,
     /// Sessions that MONITOR.
@@ -348,6 +355,7 @@ impl Hub {
             scans: Scans::default(),
             scripts: Scripts::default(),
             topics: Topics::default(),
+            handovers: Vec::new(),
             trackers: Vec::new(),
             monitors: Vec::new(),
             uncovered: Vec::new(),
@@ -590,6 +598,7 @@ impl Hub {
                 Some(Reverse((_, Alarm::Tick))) => self.tick(),
                 Some(Reverse((_, Alarm::Topics))) => self.topics.end_delay(),
                 Some(Reverse((_, Alarm::Listen))) => self.keep_alive(),
+                Some(Reverse((_, Alarm::Handover(key)))) => self.end_handover(key),
                 None => {}
             }
         }

@@ -46,7 +46,7 @@ const SLOW_UNREAD: usize = 8 << 20;
 const SLOW_MS: u64 = 60_000;
 
 /// Most names one SUBSCRIBE of the proxy's own carries.
-const MAX_NAMES: usize = 512;
+pub(super) const MAX_NAMES: usize = 512;
 
 /// A pipe that only listens is asked for a sign of life when it was silent for so long (ms).
 const KEEPALIVE_MS: u64 = 15_000;
@@ -247,6 +247,11 @@ impl Hub {
                 later.push((kind, name));
                 continue;
             }
+            if self.is_settling(node) {
+                // Its subscriber is being replaced: a round trip later.
+                later.push((kind, name));
+                continue;
+            }
             let pipe = self.subscriber(node);
             // Shard channels of one question must share a slot.
             let fits = |batch: &(Key, Kind, Vec<Bytes>)| {
@@ -335,17 +340,34 @@ impl Hub {
     }
 
     /// Asks a pipe's node to begin or end subscriptions.
-    fn ask(&mut self, pipe: Key, kind: Kind, subscribe: bool, names: Vec<Bytes>) {
-        let now = self.now;
-        if self.pipes.get(pipe).is_none() {
-            return;
+    pub(super) fn ask(&mut self, pipe: Key, kind: Kind, subscribe: bool, names: Vec<Bytes>) {
+        if self.pipes.get(pipe).is_some() {
+            self.say(pipe, kind, subscribe, &names);
+            self.topics.ask(pipe, kind, subscribe, names);
         }
+    }
+
+    /// The same, while another pipe carries the topics.
+    pub(super) fn ask_besides(
+        &mut self,
+        pipe: Key,
+        kind: Kind,
+        subscribe: bool,
+        names: Vec<Bytes>,
+    ) {
+        if self.pipes.get(pipe).is_some() {
+            self.say(pipe, kind, subscribe, &names);
+            self.topics.ask_besides(pipe, kind, subscribe, names);
+        }
+    }
+
+    fn say(&mut self, pipe: Key, kind: Kind, subscribe: bool, names: &[Bytes]) {
+        let now = self.now;
         let mut frame = Vec::new();
         let verb = kind.verb(subscribe);
         encode::header(&mut frame, b'*', 1 + names.len() as i64);
         encode::bulk(&mut frame, verb.to_ascii_uppercase().as_bytes());
         names.iter().for_each(|name| encode::bulk(&mut frame, name));
-        self.topics.ask(pipe, kind, subscribe, names);
         if let Some(p) = self.pipes.get_mut(pipe) {
             let question = Entry { purpose: Purpose::Subscribe, ..entry(Key::NONE, 0, 0) };
             p.push_bytes(question, frame.into(), now);
@@ -357,13 +379,19 @@ impl Hub {
     /// A push of a node.
     pub(super) fn pushed(&mut self, pipe: Key, duty: Duty, push: Reply<'_>) {
         match duty {
-            Duty::Subscriber => match read_push(push.as_slice()) {
-                Push::Message(kind, name) => self.spread(pipe, kind, name, &push),
-                Push::Confirmed(kind, subscribe, name) => {
-                    self.confirmed(pipe, kind, subscribe, name);
+            Duty::Subscriber => {
+                let what = read_push(push.as_slice());
+                if !self.handovers.is_empty() && self.handover_takes(pipe, &what, &push) {
+                    return;
                 }
-                Push::Invalidate | Push::Other => {}
-            },
+                match what {
+                    Push::Message(kind, name) => self.spread(pipe, kind, name, &push),
+                    Push::Confirmed(kind, subscribe, name) => {
+                        self.confirmed(pipe, kind, subscribe, name);
+                    }
+                    Push::Invalidate | Push::Other => {}
+                }
+            }
             Duty::Tracking(session) => self.hear(session, push),
             // Nobody subscribed on these.
             Duty::Shared | Duty::Lease | Duty::Monitor(_) => {}
@@ -424,6 +452,7 @@ impl Hub {
                     p.release(&question);
                 }
                 self.tell_waiters(kind, &names);
+                self.handover_answered(pipe);
             }
             Answered::Unasked if !subscribe => {
                 // The slot of a shard channel left the node: ask the owner, once it is known.
@@ -461,6 +490,9 @@ impl Hub {
 
     /// The reply to a SUBSCRIBE of the proxy's own is an error.
     pub(super) fn subscription_refused(&mut self, pipe: Key, line: &[u8]) {
+        if self.handover_refused(pipe) {
+            return;
+        }
         let Some(refused) = self.topics.refuse(pipe) else {
             return;
         };
@@ -550,8 +582,10 @@ impl Hub {
 
     /// A pipe for subscriptions is gone; `connected` tells whether it ever carried any.
     pub(super) fn subscriber_lost(&mut self, key: Key, node: u16, connected: bool) {
+        let carried = self.topics.pipes.contains(&(node, key));
         self.topics.lose(key);
-        if self.topics.home == node && !connected {
+        self.handover_lost(key);
+        if self.topics.home == node && !connected && carried {
             // It cannot be reached: let another node carry the channels.
             self.topics.home = UNASSIGNED;
         }

@@ -3,8 +3,7 @@
 //! A connection says AUTH again with the newest token some time after that was obtained, spread over
 //! a part of the token's life; a refused AUTH leaves the old authentication in force and is tried
 //! again with backoff. At a jittered age every connection is replaced: the next one is made ready
-//! before the old one takes no more commands. Connections that listen (subscriptions) renew in band
-//! alone, as a replacement could lose or double messages. What a blocking command occupies is not
+//! before the old one takes no more commands; how subscriptions follow is `handover`'s to say. What a blocking command occupies is not
 //! renewed: that command is sent with a shorter timeout, and again for the rest. Invariant: dials and
 //! AUTHs go through one token bucket a worker, dials first; nothing here delays a command longer
 //! than a round trip.
@@ -49,11 +48,7 @@ impl Hub {
         };
         p.authenticated_at = now;
         p.renew_at = u64::MAX;
-        // Subscriptions are renewed in band only; see the module header.
-        p.retire_at = match age {
-            Some(age) if p.duty != Duty::Subscriber => now + age.max(1),
-            _ => u64::MAX,
-        };
+        p.retire_at = age.map_or(u64::MAX, |age| now + age.max(1));
         let (retire_at, late) = (p.retire_at, p.credential != 0 && p.credential < generation);
         if retire_at != u64::MAX {
             self.set_alarm(retire_at, Alarm::Life(key));
@@ -202,13 +197,16 @@ impl Hub {
             }
             // It opens another by itself.
             Duty::Monitor(_) => self.drop_pipe(key, "it reached --max-connection-age"),
-            Duty::Shared | Duty::Tracking(_) => {
+            Duty::Subscriber if self.topics.carried_by(key).is_empty() => {
+                self.counters.retirements += 1;
+                self.drop_pipe(key, "it reached --max-connection-age");
+            }
+            Duty::Shared | Duty::Tracking(_) | Duty::Subscriber => {
                 let next = self.private_pipe(node, kind, duty, preamble);
                 if let Some(p) = self.pipes.get_mut(next) {
                     p.replaces = Some(key);
                 }
             }
-            Duty::Subscriber => {}
         }
     }
 
@@ -222,6 +220,7 @@ impl Hub {
         };
         let mut in_place = false;
         match duty {
+            Duty::Subscriber => return self.begin_handover(old, key, node),
             Duty::Shared => {
                 let node = &mut self.nodes[usize::from(node)];
                 let current = node.pipe(kind).unwrap_or(Key::NONE);
@@ -238,7 +237,7 @@ impl Hub {
                     in_place = true;
                 }
             }
-            Duty::Lease | Duty::Subscriber | Duty::Monitor(_) => {}
+            Duty::Lease | Duty::Monitor(_) => {}
         }
         if !in_place {
             // The old one was lost meanwhile, and another took its place.

@@ -153,8 +153,7 @@ impl Topics {
 
     /// Notes a question on a pipe; its topics will be confirmed by the answer to this one.
     pub(super) fn ask(&mut self, pipe: Key, kind: Kind, subscribe: bool, names: Vec<Bytes>) {
-        self.next_number = self.next_number.wrapping_add(1);
-        let number = self.next_number;
+        let number = self.next_number.wrapping_add(1);
         if subscribe {
             for name in &names {
                 if let Some(topic) = self.get_mut(kind, name) {
@@ -164,6 +163,19 @@ impl Topics {
                 }
             }
         }
+        self.ask_besides(pipe, kind, subscribe, names);
+    }
+
+    /// Notes a question that changes nothing about the topics.
+    pub(super) fn ask_besides(
+        &mut self,
+        pipe: Key,
+        kind: Kind,
+        subscribe: bool,
+        names: Vec<Bytes>,
+    ) {
+        self.next_number = self.next_number.wrapping_add(1);
+        let number = self.next_number;
         let left = names.len();
         let question = Question { number, kind, subscribe, names, left };
         self.questions.entry(pipe).or_default().push_back(question);
@@ -245,6 +257,37 @@ impl Topics {
             self.homeless.push((kind, name.clone()));
             self.dirty = true;
         }
+    }
+
+    /// The names a pipe carries.
+    pub(super) fn carried_by(&self, pipe: Key) -> Vec<(Kind, Bytes)> {
+        let of = |kind| self.of(kind).filter(|(_, t)| t.pipe == pipe);
+        let named = |kind| of(kind).map(move |(name, _)| (kind, name.clone()));
+        Kind::ALL.into_iter().flat_map(named).collect()
+    }
+
+    /// True while a pipe owes an answer.
+    pub(super) fn is_asked(&self, pipe: Key) -> bool {
+        self.questions.get(&pipe).is_some_and(|q| !q.is_empty())
+    }
+
+    /// True when the oldest question of a pipe is about this name.
+    pub(super) fn is_about(&self, pipe: Key, name: &[u8]) -> bool {
+        let oldest = self.questions.get(&pipe).and_then(VecDeque::front);
+        oldest.is_some_and(|q| q.names.iter().any(|n| n == name))
+    }
+
+    /// One pipe carries from now on what another one did.
+    pub(super) fn hand_over(&mut self, node: u16, old: Key, new: Key) {
+        for topic in self.by_name.iter_mut().flat_map(HashMap::values_mut) {
+            if topic.pipe == old {
+                topic.pipe = new;
+            }
+        }
+        if let Some(at) = self.pipes.iter_mut().find(|at| **at == (node, old)) {
+            at.1 = new;
+        }
+        self.dirty = true;
     }
 
     /// The pipe is gone: all it carried is without a pipe.
