@@ -3,6 +3,7 @@
 #   make demo           stays up until Ctrl-C;  make demo CHECK=1  ends with the outcome as status
 #   make test           everything, against real servers and real client libraries
 #   make lint           formatting, clippy and rustdoc, warnings denied
+#   make instructions   what a command costs in instructions, against bench/instructions.json
 #   make deny           licences and known vulnerabilities of the dependencies (installs cargo-deny)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,7 +21,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lint deny servers clients
+.PHONY: help demo test lint instructions deny servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +65,10 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+instructions:
+	$(call need,command -v valgrind,valgrind)
+	python3 bench/instructions.py $(if $(UPDATE),--update)
 
 deny:
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked

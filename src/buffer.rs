@@ -50,6 +50,10 @@ pub struct ByteQueue {
     sent: u64,
     end: u64,
     spare: Option<Vec<u8>>,
+    /// What the last burst needed of a segment that was given back (bytes): the next one, which is
+    /// probably alike, begins with that instead of growing to it (a SET of 16 in 50 pipelines: 1
+    /// allocation a node instead of 9).
+    burst: u32,
 }
 
 impl ByteQueue {
@@ -88,7 +92,8 @@ impl ByteQueue {
 
     #[cold]
     fn push_segment(&mut self, frame: &[u8]) {
-        let mut segment = self.spare.take().unwrap_or_default();
+        let room = (self.burst as usize).max(frame.len());
+        let mut segment = self.spare.take().unwrap_or_else(|| Vec::with_capacity(room));
         segment.extend_from_slice(frame);
         self.segments.push_back(Segment::Gathered(segment));
     }
@@ -169,6 +174,11 @@ impl ByteQueue {
             only.clear();
             return;
         }
+        let largest = self.segments.iter().map(|s| match s {
+            Segment::Gathered(v) => v.len(),
+            Segment::Shared(_) => 0,
+        });
+        self.burst = largest.max().unwrap_or(0).min(SEGMENT) as u32;
         self.segments.clear();
         self.spare = None;
     }

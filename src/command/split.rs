@@ -12,6 +12,9 @@ use crate::resp::request::Request;
 use super::merge::Merge;
 use super::slot::slot;
 
+/// Up to so many parts times keys, looking through all keys for each part is cheaper than sorting.
+const FEW: usize = 256;
+
 /// The parts of a split command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Split {
@@ -61,6 +64,16 @@ pub fn split(name: &str, request: &Request<'_>) -> Option<Split> {
 impl Split {
     /// Appends the frames of all parts, in order, to `out`; returns where each ends.
     pub fn frames(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Vec<usize> {
+        let mut ends = Vec::with_capacity(self.slots.len());
+        let keys = self.part_of_key.len();
+        if self.slots.len() * keys <= FEW {
+            for part in 0..self.slots.len() as u16 {
+                let its = || self.part_of_key.iter().enumerate().filter(move |(_, p)| **p == part);
+                self.frame(request, its().count(), its().map(|(key, _)| key), out);
+                ends.push(out.len());
+            }
+            return ends;
+        }
         // Keys grouped by part, keeping their order: a counting sort.
         let mut starts = vec![0u32; self.slots.len() + 1];
         self.part_of_key.iter().for_each(|&p| starts[usize::from(p) + 1] += 1);
@@ -68,25 +81,35 @@ impl Split {
             starts[p] += starts[p - 1];
         }
         let mut next = starts.clone();
-        let mut grouped = vec![0u32; self.part_of_key.len()];
+        let mut grouped = vec![0u32; keys];
         for (key, &p) in self.part_of_key.iter().enumerate() {
             let at = &mut next[usize::from(p)];
             grouped[*at as usize] = key as u32;
             *at += 1;
         }
-        let mut ends = Vec::with_capacity(self.slots.len());
         for p in 0..self.slots.len() {
-            let keys = &grouped[starts[p] as usize..starts[p + 1] as usize];
-            encode::header(out, b'*', (1 + keys.len() * self.step) as i64);
-            encode::bulk(out, request.arg(0));
-            for &key in keys {
-                for arg in 0..self.step {
-                    encode::bulk(out, request.arg(1 + key as usize * self.step + arg));
-                }
-            }
+            let its = &grouped[starts[p] as usize..starts[p + 1] as usize];
+            self.frame(request, its.len(), its.iter().map(|&key| key as usize), out);
             ends.push(out.len());
         }
         ends
+    }
+
+    /// Appends the frame of one part, with these of the command's keys.
+    fn frame(
+        &self,
+        request: &Request<'_>,
+        count: usize,
+        keys: impl Iterator<Item = usize>,
+        out: &mut Vec<u8>,
+    ) {
+        encode::header(out, b'*', (1 + count * self.step) as i64);
+        encode::bulk(out, request.arg(0));
+        for key in keys {
+            for arg in 0..self.step {
+                encode::bulk(out, request.arg(1 + key * self.step + arg));
+            }
+        }
     }
 
     /// How the replies become one.

@@ -30,6 +30,9 @@ enum Part {
     Dropped,
 }
 
+/// Room for the head of a merged reply (bytes).
+const MERGED_HEAD: usize = 32;
+
 /// See the module header.
 #[derive(Debug)]
 pub struct Composite {
@@ -108,6 +111,10 @@ impl Composite {
             Reply::Shared(bytes) if bytes.len() >= LARGE => Part::Far(bytes),
             reply => {
                 let bytes = reply.as_slice();
+                if self.near.capacity() == 0 {
+                    // The others are probably alike.
+                    self.near.reserve((bytes.len() * (self.left + 1)).min(LARGE));
+                }
                 let at = self.near.len() as u32;
                 self.near.extend_from_slice(bytes);
                 Part::Near { at, len: bytes.len() as u32 }
@@ -133,11 +140,28 @@ impl Composite {
 
     /// The one reply of all parts, in pieces; `row` is the command's.
     pub fn into_reply(self, row: Option<&Row>) -> Vec<Bytes> {
-        let mut out = Vec::new();
         if self.too_large {
+            let mut out = Vec::new();
             encode::error(&mut out, &too_large(row, self.limit));
             return vec![out.into()];
         }
+        let is_far = |(_, part): &(Leg, Part)| matches!(part, Part::Far(_));
+        if self.merge == Merge::Concat && self.parts.iter().any(is_far) {
+            return self.in_pieces();
+        }
+        let mut out = Vec::with_capacity(self.held + MERGED_HEAD);
+        let parts = self.parts.iter().map(|(_, part)| match part {
+            Part::Near { at, len } => &self.near[*at as usize..(*at + *len) as usize],
+            Part::Far(bytes) => &bytes[..],
+            Part::Waiting { .. } | Part::Dropped => &[],
+        });
+        self.merge.merge(parts, self.version, &mut out);
+        vec![out.into()]
+    }
+
+    /// Arrays one behind the other, the large ones by reference.
+    fn in_pieces(self) -> Vec<Bytes> {
+        let mut head = Vec::new();
         let near = Bytes::from(self.near);
         let parts: Vec<Bytes> = self
             .parts
@@ -148,14 +172,12 @@ impl Composite {
                 Part::Waiting { .. } | Part::Dropped => Bytes::new(),
             })
             .collect();
-        if self.merge == Merge::Concat
-            && let Some(bodies) = merge::concat_head(parts.iter().map(|p| &p[..]), &mut out)
-        {
+        if let Some(bodies) = merge::concat_head(parts.iter().map(|p| &p[..]), &mut head) {
             let bodies = parts.into_iter().zip(bodies).map(|(part, at)| part.slice(at..));
-            return std::iter::once(out.into()).chain(bodies).collect();
+            return std::iter::once(head.into()).chain(bodies).collect();
         }
-        self.merge.merge(parts.iter().map(|p| &p[..]), self.version, &mut out);
-        vec![out.into()]
+        self.merge.merge(parts.iter().map(|p| &p[..]), self.version, &mut head);
+        vec![head.into()]
     }
 }
 

@@ -511,14 +511,14 @@ impl Hub {
 
     /// Splits a multi-key command whose keys lie in several slots.
     fn dispatch_split(&mut self, key: Key, row: &'static Row, request: &Request<'_>) {
-        let Some(split) = split::split(row.name, request) else {
+        let Some(mut split) = split::split(row.name, request) else {
             // A node would look at the slots before it counts the arguments.
             return self.refuse(key, &local::wrong_arity(row.name));
         };
         let mut frames = std::mem::take(&mut self.scratch);
         frames.clear();
         let ends = split.frames(request, &mut frames);
-        let mut slots = split.slots.clone();
+        let mut slots = std::mem::take(&mut split.slots);
         if self.reads_elsewhere {
             slots.iter_mut().for_each(|slot| *slot = self.read_lane(key, row, *slot));
         }
