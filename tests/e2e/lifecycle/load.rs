@@ -125,8 +125,8 @@ fn setting(name: &str, default: u64) -> u64 {
 
 async fn run(variant: Variant) {
     let seed = setting("LIFECYCLE_SEED", fastrand::u64(..1 << 32));
-    let length = Duration::from_secs(setting("LIFECYCLE_SECONDS", 12));
-    let members = crowd(setting("LIFECYCLE_SESSIONS", 30) as usize);
+    let length = Duration::from_secs(setting("LIFECYCLE_SECONDS", 6));
+    let members = crowd(setting("LIFECYCLE_SESSIONS", 24) as usize);
     let cluster = ClusterOptions { replicas: variant.replicas, ..ClusterOptions::default() };
     let fronts = cluster.shards * (1 + variant.replicas);
     let plan = Plan::new(seed, length, fronts, variant.roughness);

@@ -13,6 +13,19 @@ use crate::support::bed::{Bed, BedOptions};
 use crate::support::front::IamFront;
 use crate::support::front_events::{Event, What};
 
+/// Both protocols at once, each on its own bed: these tests wait far more than they work.
+macro_rules! both_at_once {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[tokio::test]
+            async fn both() {
+                use crate::support::client::Proto;
+                tokio::join!(super::$name(Proto::Resp2), super::$name(Proto::Resp3));
+            }
+        }
+    )+};
+}
+
 mod check;
 mod check_tests;
 mod commands;

@@ -101,25 +101,23 @@ async fn an_outage_longer_than_the_token(fault: MetadataFault, more: Duration, r
     bed.proxy.wait_ready().await;
 }
 
-/// Long enough that the waits between attempts have grown.
 #[tokio::test]
-async fn a_source_that_answers_500_is_named_and_comes_back_at_once() {
-    let reasons = ["metadata server", "500"];
-    let fault = MetadataFault::InternalError;
-    an_outage_longer_than_the_token(fault, Duration::from_secs(6), &reasons).await;
-}
-
-#[tokio::test]
-async fn a_source_that_gives_expired_tokens_is_named_and_comes_back_at_once() {
-    let reasons = ["metadata server", "expired"];
-    let fault = MetadataFault::ExpiredToken;
-    an_outage_longer_than_the_token(fault, Duration::from_secs(1), &reasons).await;
-}
-
-#[tokio::test]
-async fn a_source_that_hangs_is_named_and_comes_back_at_once() {
-    let (fault, reasons) = (MetadataFault::Stall, ["metadata server"]);
-    an_outage_longer_than_the_token(fault, Duration::from_secs(1), &reasons).await;
+async fn a_source_that_fails_is_named_and_comes_back_at_once() {
+    let second = Duration::from_secs(1);
+    tokio::join!(
+        // Long enough that the waits between attempts have grown.
+        an_outage_longer_than_the_token(
+            MetadataFault::InternalError,
+            second * 6,
+            &["metadata server", "500"]
+        ),
+        an_outage_longer_than_the_token(
+            MetadataFault::ExpiredToken,
+            second,
+            &["metadata server", "expired"]
+        ),
+        an_outage_longer_than_the_token(MetadataFault::Stall, second, &["metadata server"]),
+    );
 }
 
 /// A failing source is not asked in a storm.
@@ -192,11 +190,6 @@ async fn a_clock_set_by(seconds: i64) {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_forward_costs_nothing() {
-    a_clock_set_by(7200).await;
-}
-
-#[tokio::test]
-async fn a_clock_that_jumps_back_costs_nothing() {
-    a_clock_set_by(-7200).await;
+async fn a_clock_that_jumps_costs_nothing() {
+    tokio::join!(a_clock_set_by(7200), a_clock_set_by(-7200));
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{bed, since};
-use crate::both_protocols;
 use crate::support::bed::Bed;
 use crate::support::client::Proto;
 use crate::support::faults::OnExpiry;
@@ -15,8 +14,7 @@ use crate::support::resp::Value;
 use crate::support::slots::keys_in_slot;
 use crate::support::wait::wait_for;
 
-both_protocols!(a_wait_outlives_five_authentications_that_end_in_a_close);
-both_protocols!(a_wait_of_seven_seconds_takes_seven_seconds);
+both_at_once!(a_wait_of_seven_seconds_takes_seven_seconds);
 
 /// Lifetime of an authentication at the fronts.
 const LIFETIME: Duration = Duration::from_millis(1500);
@@ -80,18 +78,15 @@ async fn outlives(proto: Proto, expiry: OnExpiry, age: &str) {
     }
 }
 
-async fn a_wait_outlives_five_authentications_that_end_in_a_close(proto: Proto) {
-    outlives(proto, OnExpiry::Close, "--max-connection-age=1s").await;
-}
-
+/// Whatever becomes of connections at the end, and whether they are retired before it or not.
 #[tokio::test]
-async fn a_wait_outlives_five_authentications_that_end_in_noauth() {
-    outlives(Proto::Resp2, OnExpiry::NoAuth, "--max-connection-age=1s").await;
-}
-
-#[tokio::test]
-async fn a_wait_outlives_five_authentications_renewed_in_band_alone() {
-    outlives(Proto::Resp3, OnExpiry::Close, "--max-connection-age=0").await;
+async fn a_wait_outlives_five_authentications() {
+    tokio::join!(
+        outlives(Proto::Resp2, OnExpiry::Close, "--max-connection-age=1s"),
+        outlives(Proto::Resp3, OnExpiry::Close, "--max-connection-age=1s"),
+        outlives(Proto::Resp2, OnExpiry::NoAuth, "--max-connection-age=1s"),
+        outlives(Proto::Resp3, OnExpiry::Close, "--max-connection-age=0"),
+    );
 }
 
 async fn a_wait_of_seven_seconds_takes_seven_seconds(proto: Proto) {
