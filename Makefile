@@ -2,6 +2,8 @@
 # apt on Debian and Ubuntu; a Rust toolchain is all that must be there.
 #   make demo           stays up until Ctrl-C;  make demo CHECK=1  ends with the outcome as status
 #   make test           everything, against real servers and real client libraries
+#   make lifecycle MINUTES=10           the life cycle of authentication under faults, by 100 sessions;
+#                       VARIANT=close: one way it may go, all the time; LIFECYCLE_SEED=n: once more
 #   make lint           formatting, clippy and rustdoc, warnings denied
 #   make instructions   what a command costs in instructions, against bench/instructions.json
 #   make deny           licences and known vulnerabilities of the dependencies (installs cargo-deny)
@@ -11,6 +13,8 @@ SHELL := /bin/bash
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CHECK ?=
+MINUTES ?= 10
+VARIANT ?=
 
 # $(call need,COMMAND,PACKAGES): installs PACKAGES unless COMMAND succeeds.
 define need
@@ -21,7 +25,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lint instructions deny servers clients
+.PHONY: help demo test lifecycle lint instructions deny servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +64,11 @@ test: servers clients
 	  cargo test --locked --no-fail-fast --lib --bins --tests -- --test-threads=4; \
 	fi
 	cargo test --locked --doc
+
+# The six variants share the minutes.
+lifecycle: servers
+	LIFECYCLE_SECONDS=$$(( $(MINUTES) * 60 / $(if $(VARIANT),1,6) )) LIFECYCLE_SESSIONS=$${LIFECYCLE_SESSIONS:-100} \
+	  cargo test --locked --test e2e -- --test-threads=1 --nocapture $(if $(VARIANT),--exact) lifecycle::load::$(VARIANT)
 
 lint:
 	cargo fmt --check

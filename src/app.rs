@@ -284,6 +284,10 @@ impl Control for Line {
         self.credentials.force_refresh(generation);
     }
 
+    fn credential_wanted(&self) {
+        self.credentials.wanted();
+    }
+
     fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]) {
         let latencies = &self.metrics.latencies;
         if let Some(us) = turn_us {

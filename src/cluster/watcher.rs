@@ -124,7 +124,7 @@ struct Watcher {
     schedule: Schedule,
     /// To the node that answered last.
     client: Option<Client>,
-    /// Nodes that gave no map in the last refresh.
+    /// Nodes that gave no map when they were asked last, since the last periodic refresh.
     failed_last: Vec<NodeAddr>,
     auth: AuthFaults,
     /// The failure that goes on was logged.
@@ -191,22 +191,25 @@ impl Watcher {
         let requested = self.schedule.is_requested();
         let hints = self.schedule.start(Instant::now().into_std());
         let known = self.topology.borrow().clone();
-        // A periodic refresh gives those that failed another chance in their proper place.
-        let avoid = if requested { self.failed_last.as_slice() } else { &[] };
+        if !requested {
+            // A periodic refresh gives those that failed another chance in their proper place.
+            self.failed_last.clear();
+        }
+        let avoid = self.failed_last.as_slice();
         let mut order = candidates(&self.seeds, known.as_deref(), avoid, |n| fastrand::usize(..n));
         order.truncate(self.seeds.len() + MAX_KNOWN_ASKED);
         // An AUTH fault ends the round (all nodes check the same token), so a node that alone has
         // the fault must not stand first for ever.
-        if !order.is_empty() {
+        if order.first().is_some_and(|first| avoid.is_empty() || avoid.contains(first)) {
             let first = self.auth.count() as usize % order.len();
             order.rotate_left(first);
         }
 
         let mut errors: Vec<AskError> = Vec::new();
-        self.failed_last.clear();
         for addr in order {
             match self.ask(&addr).await {
                 Ok(mut map) => {
+                    self.failed_last.retain(|failed| *failed != addr);
                     if let Some(hint) = unconfirmed(&hints, &map)
                         && hint.addr != addr
                         && let Ok(hinted) = self.ask(&hint.addr).await
@@ -216,7 +219,9 @@ impl Watcher {
                     return self.succeeded(addr, map);
                 }
                 Err(e) => {
-                    self.failed_last.push(addr);
+                    if !self.failed_last.contains(&addr) {
+                        self.failed_last.push(addr);
+                    }
                     let auth_fault = e.is_auth_fault();
                     errors.push(e);
                     if auth_fault {

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// The longest the task sleeps before it looks at the clocks again.
 pub const TICK: Duration = Duration::from_secs(30);
 
+/// The shortest wait between attempts that are made because somebody waits for a credential.
+const URGENT: Duration = Duration::from_secs(1);
+
 /// A planned refresh falls between these parts of the credential's remaining life.
 const REFRESH_FROM: f64 = 0.75;
 const REFRESH_TO: f64 = 0.90;
@@ -89,8 +92,8 @@ pub struct Planner {
     due: Option<Moment>,
     expiry: Option<Moment>,
     failures: u32,
+    last_failed: Option<Moment>,
     last_forced: Option<Moment>,
-    forced_in_a_row: u32,
     /// A forced attempt is planned and not yet made.
     forced_pending: bool,
 }
@@ -104,8 +107,8 @@ impl Planner {
             due: Some(now),
             expiry: None,
             failures: 0,
+            last_failed: None,
             last_forced: None,
-            forced_in_a_row: 0,
             forced_pending: false,
         }
     }
@@ -131,6 +134,7 @@ impl Planner {
     pub fn failed(&mut self, now: Moment, random: f64) {
         self.failures = self.failures.saturating_add(1);
         self.forced_pending = false;
+        self.last_failed = Some(now);
         let retry = now.after(self.backoff.wait(self.failures, random));
         self.due = Some(match self.expiry {
             Some(expiry) if !expiry.reached(&now) => retry.earlier(expiry),
@@ -143,25 +147,28 @@ impl Planner {
         self.due = Some(now);
     }
 
-    /// The cluster rejected the credential: refresh at once, but repeated rejections ever more
-    /// slowly, as a missing permission is not mended by more tokens. Says whether this call planned
-    /// an attempt: it does not while one is planned already, nor while the source itself is in
-    /// trouble and its backoff holds.
+    /// Commands wait for a credential, and the source failed: it is asked a second after that at the
+    /// latest, so that it is not back for long before that is noticed.
+    pub fn hurry(&mut self) {
+        if self.failures > 0
+            && let Some(last) = self.last_failed
+        {
+            let at = last.after(URGENT.max(self.backoff.min));
+            self.due = Some(self.due.map_or(at, |due| due.earlier(at)));
+        }
+    }
+
+    /// The cluster rejected the credential: refresh at once, and when the next one is rejected too,
+    /// slowly: a missing permission is not mended by more tokens, and IAM checks every AUTH that tries
+    /// one. Says whether this call planned an attempt: it does not while one is planned already, nor
+    /// while the source itself is in trouble and its backoff holds.
     pub fn force(&mut self, now: Moment) -> bool {
         if self.failures > 0 || self.forced_pending {
             return false;
         }
         self.forced_pending = true;
-        let mut at = now;
-        if let Some(last) = self.last_forced {
-            if last.after(self.backoff.max.saturating_mul(2)).reached(&now) {
-                self.forced_in_a_row = 0;
-            } else {
-                let allowed = last.after(self.backoff.ceiling(self.forced_in_a_row));
-                at = now.after(allowed.from_now(&now));
-            }
-        }
-        self.forced_in_a_row = self.forced_in_a_row.saturating_add(1);
+        let allowed = self.last_forced.map(|last| last.after(self.backoff.max.saturating_mul(2)));
+        let at = allowed.map_or(now, |allowed| now.after(allowed.from_now(&now)));
         self.last_forced = Some(at);
         self.due = Some(self.due.map_or(at, |due| due.earlier(at)));
         true
@@ -306,14 +313,14 @@ mod tests {
             planner.succeeded(now, Some(now.wall + secs(3600)), 0.5);
             assert!(planner.force(now));
             assert!(!planner.force(now), "one at a time");
-            gaps.push(planner.sleep(&now));
-            now = now.after(planner.sleep(&now));
-            assert!(planner.is_due(&now));
+            let forced_at = now;
+            while !planner.is_due(&now) {
+                now = now.after(planner.sleep(&now));
+            }
+            gaps.push(now.from_now(&forced_at));
         }
         assert_eq!(gaps[0], Duration::ZERO);
-        assert_eq!(gaps[1], BACKOFF.min);
-        assert_eq!(gaps[2], BACKOFF.min * 2);
-        assert_eq!(gaps[11], BACKOFF.max);
+        assert!(gaps[1..].iter().all(|gap| *gap == BACKOFF.max * 2), "{gaps:?}");
         now = now.after(BACKOFF.max * 2);
         planner.succeeded(now, Some(now.wall + secs(3600)), 0.5);
         planner.force(now);

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
@@ -92,10 +92,11 @@ pub struct CredentialHandle {
     rejections: Arc<Rejections>,
 }
 
-/// The newest rejected generation, 0 for none, and a bell.
+/// The newest rejected generation, 0 for none, whether somebody waits, and a bell.
 #[derive(Debug, Default)]
 struct Rejections {
     generation: AtomicU64,
+    wanted: AtomicBool,
     bell: Notify,
 }
 
@@ -113,6 +114,14 @@ impl CredentialHandle {
         let newest = &self.rejections.generation;
         newest.fetch_max(rejected_generation, Ordering::Relaxed);
         self.rejections.bell.notify_one();
+    }
+
+    /// Tells the task that commands wait for a credential: a source that failed is asked again soon,
+    /// however long its backoff has become. Returns at once.
+    pub fn wanted(&self) {
+        if !self.rejections.wanted.swap(true, Ordering::Relaxed) {
+            self.rejections.bell.notify_one();
+        }
     }
 }
 
@@ -135,6 +144,7 @@ pub fn spawn(source: Box<dyn Source>, options: Options) -> CredentialHandle {
         options,
         publish,
         generation: 0,
+        reported: None,
         counters: Arc::clone(&handle.counters),
         rejections: Arc::clone(&handle.rejections),
     };
@@ -156,6 +166,8 @@ struct Task {
     publish: watch::Sender<CredentialState>,
     /// Of the newest credential; 0 before the first.
     generation: u64,
+    /// The failure that goes on and was logged.
+    reported: Option<Arc<str>>,
     counters: Arc<Counters>,
     rejections: Arc<Rejections>,
 }
@@ -191,6 +203,9 @@ impl Task {
     }
 
     fn on_rejection(&mut self) {
+        if self.rejections.wanted.swap(false, Ordering::Relaxed) {
+            self.planner.hurry();
+        }
         let rejected = self.rejections.generation.swap(0, Ordering::Relaxed);
         if rejected > 0 && rejected >= self.generation && self.planner.force(self.now()) {
             self.counters.forced.fetch_add(1, Ordering::Relaxed);
@@ -253,6 +268,7 @@ impl Task {
         let source = minted.kind.name();
         self.counters.refreshes[minted.kind as usize].fetch_add(1, Ordering::Relaxed);
         self.planner.succeeded(now, minted.expires_at, fastrand::f64());
+        self.reported = None;
         let (old, recovered) = match &*self.publish.borrow() {
             CredentialState::Ready { credential, refresh_error } => {
                 (Some(Arc::clone(credential)), refresh_error.is_some())
@@ -296,8 +312,16 @@ impl Task {
         self.planner.failed(now, fastrand::f64());
         let retry = Duration::from_millis(self.planner.sleep(&now).as_millis() as u64);
         let retry = humantime::format_duration(retry);
-        tracing::warn!("{said} (next attempt in {retry})");
+        // One line for a fault, not one for each attempt.
+        if self.reported.as_deref() == Some(said) {
+            tracing::debug!("{said} (next attempt in {retry})");
+        } else {
+            tracing::warn!(
+                "{said} (next attempt in {retry}; repetitions are logged at level debug)"
+            );
+        }
         let error: Arc<str> = said.into();
+        self.reported = Some(Arc::clone(&error));
         self.publish.send_modify(|state| match state {
             CredentialState::Ready { refresh_error, .. } => *refresh_error = Some(error),
             state => *state = CredentialState::Failed { error },

@@ -265,6 +265,11 @@ impl Pipe {
         !self.inflight.is_empty() && self.out.sent() > self.front
     }
 
+    /// True when the reply that comes next is that of an in-band AUTH.
+    pub fn awaits_auth(&self) -> bool {
+        self.awaits_reply() && self.oldest().is_some_and(|e| e.purpose == Purpose::Reauth)
+    }
+
     /// True when requests may be written.
     pub fn may_send(&self) -> bool {
         matches!(self.state, State::Ready)

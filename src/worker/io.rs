@@ -41,6 +41,8 @@ pub trait Control: Send + Sync {
     fn refresh(&self, reason: Reason);
     /// A node refused the credential of this generation.
     fn credential_rejected(&self, generation: u64);
+    /// Commands wait for a credential, and there is none.
+    fn credential_wanted(&self);
     /// How long a turn took, if it was measured, and some replies of nodes (µs).
     fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]);
     /// The worker's counters, once a turn.
@@ -144,7 +146,10 @@ impl Io {
 
     /// Looks at the hub without an event.
     pub fn peek<T>(&self, look: impl FnOnce(&Hub) -> T) -> T {
-        look(&self.hub.borrow())
+        let mut hub = self.hub.borrow_mut();
+        let now = hub.now().max(self.clock());
+        hub.set_now(now);
+        look(&hub)
     }
 
     fn clock(&self) -> u64 {
@@ -346,6 +351,9 @@ impl Io {
             }
             if let Some(generation) = work.rejected_credential.take() {
                 self.control.credential_rejected(generation);
+            }
+            if std::mem::take(&mut work.wants_credential) {
+                self.control.credential_wanted();
             }
         }
         let hub = self.hub.borrow();

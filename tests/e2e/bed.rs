@@ -4,8 +4,12 @@
 use std::time::Duration;
 
 use crate::support::client::Client;
+use crate::support::clock::WallClock;
 use crate::support::cluster::{Cluster, ClusterOptions, Failover};
-use crate::support::faults::{AuthFault, IAM_EXHAUSTED, IAM_OTHER, NOAUTH, OnExpiry, WRONGPASS};
+use crate::support::faults::{
+    AuthFault, AuthScope, IAM_EXHAUSTED, IAM_OTHER, NOAUTH, OnExpiry, WRONGPASS,
+};
+use crate::support::front_events::{Event, What};
 use crate::support::http;
 use crate::support::metadata::{FakeMetadata, MetadataFault};
 use crate::support::resp::Value;
@@ -242,9 +246,118 @@ async fn an_authentication_ends_in_its_three_ways() {
     let mut client = login(&cluster, &metadata, 0).await;
     client.expect_close().await;
 
+    // A repeated AUTH prolongs it, or does not.
+    for first_counts in [false, true] {
+        let ttl = Duration::from_millis(800);
+        front.faults().set_auth_ttl(Some((ttl, OnExpiry::Close)));
+        front.faults().set_first_auth_counts(first_counts);
+        let mut client = login(&cluster, &metadata, 0).await;
+        let start = tokio::time::Instant::now();
+        while client.try_cmd(&["AUTH", "default", &token]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if start.elapsed() > ttl * 2 {
+                break;
+            }
+        }
+        assert_eq!(start.elapsed() < ttl * 2, first_counts);
+    }
+
     front.faults().set_auth_ttl(Some((Duration::ZERO, OnExpiry::Nothing)));
     let mut client = login(&cluster, &metadata, 0).await;
     assert_eq!(client.cmd(&["GET", &key]).await, Value::Null);
+}
+
+/// The events of a front say who did what, and when.
+#[tokio::test]
+async fn a_front_tells_dials_auths_and_who_closed() {
+    let (metadata, cluster) = cluster(ClusterOptions::default()).await;
+    let front = cluster.member(0).front();
+    let key = key_in_slot(3);
+    let start = tokio::time::Instant::now();
+    let mut client = login(&cluster, &metadata, 0).await;
+    let token = metadata.tokens().mint(HOUR);
+    assert_eq!(client.cmd(&["AUTH", "default", &token]).await, Value::ok());
+    assert!(client.cmd(&["AUTH", "default", "stale"]).await.is_error("WRONGPASS"));
+    assert_eq!(client.cmd(&["GET", &key]).await, Value::Null);
+    drop(client);
+    let happened = async |count: usize| {
+        wait_for("events", Duration::from_secs(5), async || front.events().len() >= count).await;
+        front.events()
+    };
+    let events = happened(5).await;
+    let auth = |first, ok| What::Auth { first, ok };
+    let closed = |by_proxy, stalled, unanswered| What::Closed { by_proxy, stalled, unanswered };
+    let whats: Vec<_> = events.iter().map(|e| e.what).collect();
+    let wanted = [
+        What::Dial,
+        auth(true, true),
+        auth(false, true),
+        auth(false, false),
+        closed(true, false, 0),
+    ];
+    assert_eq!(whats, wanted);
+    assert!(events.windows(2).all(|w| w[0].at <= w[1].at && w[0].connection == w[1].connection));
+    assert!(events[0].at >= start);
+    assert_eq!(events.iter().filter(|e| e.is_permit()).count(), 3);
+    assert!(!events.iter().any(Event::is_cut));
+
+    // A wait cut by the front is unanswered.
+    let mut client = login(&cluster, &metadata, 0).await;
+    client.send(&["BLPOP", &key, "0"]).await;
+    wait_for("a blocked client", Duration::from_secs(5), async || {
+        cluster.member(0).node.stat("blocked_clients").await == 1
+    })
+    .await;
+    front.faults().close_all();
+    client.expect_close().await;
+    assert_eq!(happened(8).await[7].what, closed(false, false, 1));
+    assert!(front.events()[7].is_cut());
+
+    // A renewal that is never answered, or by half.
+    front.faults().fail_auth_of(AuthScope::Renewal, AuthFault::Stall, 1);
+    let mut client = login(&cluster, &metadata, 0).await;
+    client.send(&["AUTH", "default", &token]).await;
+    client.send(&["GET", &key]).await;
+    client.expect_silence(Duration::from_millis(200)).await;
+    drop(client);
+    assert_eq!(happened(12).await[11].what, closed(true, true, 1));
+    front.faults().fail_auth_of(AuthScope::Renewal, AuthFault::HalfReply, 1);
+    let mut client = login(&cluster, &metadata, 0).await;
+    client.send(&["AUTH", "default", &token]).await;
+    assert_eq!(client.try_read().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    assert_eq!(happened(16).await[15].what, closed(false, true, 0));
+}
+
+#[tokio::test]
+async fn authentications_end_on_command() {
+    let (metadata, cluster) = cluster(ClusterOptions::default()).await;
+    let front = cluster.member(0).front();
+    let key = key_in_slot(3);
+    let mut client = login(&cluster, &metadata, 0).await;
+    front.faults().expire_all();
+    assert_eq!(client.cmd(&["GET", &key]).await, Value::Error(NOAUTH.into()));
+    let token = metadata.tokens().mint(HOUR);
+    assert_eq!(client.cmd(&["AUTH", "default", &token]).await, Value::ok());
+    assert_eq!(client.cmd(&["GET", &key]).await, Value::Null);
+    let mut client = login(&cluster, &metadata, 0).await;
+    assert_eq!(client.cmd(&["GET", &key]).await, Value::Null);
+    assert_eq!(front.counts().rejected, 1);
+}
+
+/// Only the wall clock is set, only for that process, and while it runs.
+#[tokio::test]
+async fn a_process_can_be_given_another_wall_clock() {
+    let clock = WallClock::new();
+    let date = || {
+        let mut date = std::process::Command::new("date");
+        let output = date.arg("+%s").envs(clock.env()).output().expect("date runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.trim().parse::<i64>().expect("seconds")
+    };
+    let before = date();
+    clock.set_offset(-7200);
+    let after = date();
+    assert!((-7210..-7150).contains(&(after - before)), "{before} {after}");
 }
 
 #[tokio::test]
@@ -293,6 +406,21 @@ async fn the_metadata_server_mints_and_fails_on_command() {
         metadata.set_fault(Some(fault));
         assert_eq!(ask().await, None);
     }
+    for (fault, says) in [(MetadataFault::ExpiredToken, 0), (MetadataFault::DeadToken, 2)] {
+        metadata.set_fault(Some(fault));
+        let (token, lives) = ask().await.unwrap();
+        assert_eq!(lives, says);
+        assert!(!metadata.tokens().is_live(&token));
+    }
+    metadata.set_fault(Some(MetadataFault::Stall));
+    let (stalled, ()) = tokio::join!(ask(), async {
+        let asked = metadata.token_requests();
+        // A request that waits is not counted: it never got as far as a token.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(metadata.token_requests(), asked);
+        metadata.set_fault(None);
+    });
+    assert_eq!(stalled, None, "a stalled request ends with the fault");
     metadata.set_fault(None);
     metadata.set_advertised(Some(Duration::from_secs(300)));
     assert_eq!(ask().await.unwrap().1, 300);

@@ -27,6 +27,7 @@ mod debug;
 mod differential;
 mod handshake;
 mod learned;
+mod lifecycle;
 mod load;
 mod loss;
 mod merges;

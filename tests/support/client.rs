@@ -72,6 +72,11 @@ impl Client {
         self.stream.write_all(bytes).await.expect("write to peer");
     }
 
+    /// Sends bytes as they are, or says why not.
+    pub async fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
     /// Reads one reply; panics when the peer closes or stays silent.
     pub async fn read(&mut self) -> Value {
         self.try_read().await.expect("a reply")

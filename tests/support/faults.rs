@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The quota error of Memorystore for Redis Cluster, as documented.
 pub const IAM_EXHAUSTED: &str = "ERR (ERR_IAM_EXHAUSTED) Memorystore IAM authentication backend \
@@ -16,6 +17,9 @@ pub const IAM_EXHAUSTED: &str = "ERR (ERR_IAM_EXHAUSTED) Memorystore IAM authent
 /// The transient IAM error of Memorystore for Redis Cluster, as documented.
 pub const IAM_OTHER: &str = "ERR (ERR_IAM_OTHER) Memorystore IAM authentication backend error. \
     See https://cloud.google.com/memorystore/docs/cluster/manage-iam-auth#error_messages.";
+/// The quota error of Memorystore for Valkey, as documented.
+pub const IAM_EXHAUSTED_SHORT: &str =
+    "ERR (ERR_IAM_EXHAUSTED) Memorystore IAM authentication backend quota exceeded.";
 /// Redis's answer to wrong credentials.
 pub const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 /// Redis's answer to a command before AUTH.
@@ -26,11 +30,36 @@ pub const NOAUTH: &str = "NOAUTH Authentication required.";
 pub enum AuthFault {
     WrongPass,
     IamExhausted,
+    /// In the words of Memorystore for Valkey.
+    IamExhaustedShort,
     IamOther,
     /// Closes the connection instead of answering.
     Close,
     /// Never answers.
     Stall,
+    /// Accepts, sends half of the answer and closes.
+    HalfReply,
+}
+
+/// Which AUTHs of a connection a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthScope {
+    /// All.
+    Any,
+    /// Those of connections that never were authenticated: no command can be under way.
+    First,
+    /// Those of connections that are in use already.
+    Renewal,
+}
+
+impl AuthScope {
+    fn strikes(self, first: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::First => first,
+            Self::Renewal => !first,
+        }
+    }
 }
 
 /// What happens when a connection's authentication is older than its time to live.
@@ -57,6 +86,8 @@ pub struct Counts {
     pub commands: u64,
     /// Commands other than AUTH, HELLO, QUIT and RESET that came before authentication.
     pub unauthenticated: u64,
+    /// Commands answered NOAUTH because the connection's authentication had ended.
+    pub rejected: u64,
     /// Connections open now.
     pub connections: u64,
 }
@@ -68,6 +99,7 @@ pub(super) struct Counters {
     pub auths_failed: AtomicU64,
     pub commands: AtomicU64,
     pub unauthenticated: AtomicU64,
+    pub rejected: AtomicU64,
     pub connections: AtomicU64,
 }
 
@@ -80,6 +112,7 @@ impl Counters {
             auths_failed: get(&self.auths_failed),
             commands: get(&self.commands),
             unauthenticated: get(&self.unauthenticated),
+            rejected: get(&self.rejected),
             connections: get(&self.connections),
         }
     }
@@ -91,12 +124,14 @@ pub(super) fn bump(counter: &AtomicU64) {
 
 #[derive(Debug, Default)]
 struct Settings {
-    auth: Option<(AuthFault, u32)>,
+    auth: Option<(AuthFault, AuthScope, u32)>,
     close_on_accept: u32,
     close_after_commands: Option<u64>,
     cut_mid_reply: u32,
     reply_delay: Duration,
     auth_ttl: Option<(Duration, OnExpiry)>,
+    first_auth_counts: bool,
+    expired_before: Option<Instant>,
     canned: HashMap<String, (Vec<u8>, u32)>,
 }
 
@@ -121,7 +156,12 @@ impl Faults {
 
     /// The next `times` AUTHs fail so, whatever their token (`u32::MAX`: all of them).
     pub fn fail_auth(&self, fault: AuthFault, times: u32) {
-        self.lock().auth = Some((fault, times));
+        self.fail_auth_of(AuthScope::Any, fault, times);
+    }
+
+    /// Like [`Self::fail_auth`] for some AUTHs only.
+    pub fn fail_auth_of(&self, scope: AuthScope, fault: AuthFault, times: u32) {
+        self.lock().auth = Some((fault, scope, times));
     }
 
     /// AUTHs are judged by their token again.
@@ -154,6 +194,18 @@ impl Faults {
         self.lock().auth_ttl = ttl;
     }
 
+    /// While true a repeated AUTH does not prolong a live authentication: its lifetime runs from the
+    /// connection's first AUTH. What Memorystore does is not published.
+    pub fn set_first_auth_counts(&self, first: bool) {
+        self.lock().first_auth_counts = first;
+    }
+
+    /// Ends the authentication of all connections that are open now: each answers NOAUTH until its
+    /// next good AUTH.
+    pub fn expire_all(&self) {
+        self.lock().expired_before = Some(Instant::now());
+    }
+
     /// The next `times` commands called `name` (`NAME` or `NAME SUBCOMMAND`) are answered with the
     /// error `text` (no leading dash), in their place in the order, and are not forwarded.
     pub fn answer_error(&self, name: &str, text: &str, times: u32) {
@@ -180,10 +232,13 @@ impl Faults {
         self.cuts.send_modify(|n| *n += 1);
     }
 
-    pub(super) fn take_auth(&self) -> Option<AuthFault> {
+    pub(super) fn take_auth(&self, first: bool) -> Option<AuthFault> {
         let mut settings = self.lock();
-        let (fault, left) = settings.auth.as_mut()?;
+        let (fault, scope, left) = settings.auth.as_mut()?;
         let fault = *fault;
+        if !scope.strikes(first) {
+            return None;
+        }
         if !take_one(left) {
             settings.auth = None;
             return None;
@@ -215,6 +270,20 @@ impl Faults {
 
     pub(super) fn auth_ttl(&self) -> Option<(Duration, OnExpiry)> {
         self.lock().auth_ttl
+    }
+
+    pub(super) fn first_auth_counts(&self) -> bool {
+        self.lock().first_auth_counts
+    }
+
+    /// Whether a connection last authenticated at `at` must be answered NOAUTH.
+    pub(super) fn has_expired(&self, at: Option<Instant>) -> bool {
+        let settings = self.lock();
+        let ended = |at: Instant| {
+            settings.expired_before.is_some_and(|end| at <= end)
+                || matches!(settings.auth_ttl, Some((ttl, OnExpiry::NoAuth)) if at.elapsed() >= ttl)
+        };
+        at.is_none_or(ended)
     }
 
     fn lock(&self) -> MutexGuard<'_, Settings> {

@@ -7,6 +7,7 @@
 //! goes by announced addresses) and is passed through untouched, unjudged and uncounted.
 //! It does not alter what CLUSTER commands say: the nodes themselves announce the fronts.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
 use super::faults::{Counters, Counts, Faults, bump};
+use super::front_events::{Event, Events};
 use super::front_session::Session;
 use super::metadata::Tokens;
 use super::ports::free_port;
@@ -41,6 +43,8 @@ pub(super) struct Shared {
     pub options: FrontOptions,
     pub faults: Faults,
     pub counters: Counters,
+    pub events: Events,
+    pub early: Mutex<BTreeSet<String>>,
     logs: Mutex<Vec<CommandLog>>,
 }
 
@@ -82,6 +86,8 @@ impl BoundFront {
             options,
             faults: Faults::new(),
             counters: Counters::default(),
+            events: Events::default(),
+            early: Mutex::default(),
             logs: Mutex::default(),
         });
         let task = tokio::spawn(accept(self.addr, self.listener, shared.clone())).abort_handle();
@@ -103,6 +109,17 @@ impl IamFront {
     /// What it has counted.
     pub fn counts(&self) -> Counts {
         self.shared.counters.read()
+    }
+
+    /// The commands that came before authentication, `NAME first-argument` each, links between
+    /// nodes included.
+    pub fn early(&self) -> BTreeSet<String> {
+        lock(&self.shared.early).clone()
+    }
+
+    /// Dials, AUTHs and closes with their times, oldest first.
+    pub fn events(&self) -> Vec<Event> {
+        self.shared.events.all()
     }
 
     /// Command logs of all connections so far, oldest first.
@@ -162,14 +179,14 @@ async fn accept(addr: SocketAddr, listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn connection(client: TcpStream, shared: &Shared) {
+    bump(&shared.counters.dials);
+    let watched = shared.events.dialled();
     if shared.faults.take_close_on_accept() {
-        bump(&shared.counters.dials);
         return;
     }
     let _ = client.set_nodelay(true);
-    bump(&shared.counters.dials);
     bump(&shared.counters.connections);
-    let mut session = Session::new(shared, Open(&shared.counters));
+    let mut session = Session::new(shared, Open(&shared.counters), watched);
     lock(&shared.logs).push(session.log());
     session.serve(client).await;
 }

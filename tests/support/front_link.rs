@@ -2,6 +2,8 @@
 //! links between nodes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -31,6 +33,7 @@ pub(super) async fn login(options: &FrontOptions) -> std::io::Result<TcpStream> 
 }
 
 /// Carries replies back, puts the front's own replies where they belong, and applies reply faults.
+/// True when it ended because the peer is gone.
 pub(super) async fn reply_side(
     shared: &Shared,
     mut node: OwnedReadHalf,
@@ -38,7 +41,8 @@ pub(super) async fn reply_side(
     mut incoming: mpsc::UnboundedReceiver<Expected>,
     mut stalled: watch::Receiver<bool>,
     mut authenticated_at: watch::Receiver<Option<Instant>>,
-) {
+    unanswered: Arc<AtomicU64>,
+) -> bool {
     let mut order = ReplyOrder::default();
     let mut buf = BytesMut::with_capacity(64 * 1024);
     let mut out = Vec::new();
@@ -46,18 +50,19 @@ pub(super) async fn reply_side(
         while let Ok(expected) = incoming.try_recv() {
             order.push(expected);
         }
-        order.injected(&mut out);
-        let mut cut = false;
-        while let Ok(Some(len)) = resp::frame_len(&buf) {
+        let mut cut = order.injected(&mut out);
+        while !cut && let Ok(Some(len)) = resp::frame_len(&buf) {
             if shared.faults.take_cut_mid_reply() {
                 out.extend_from_slice(&buf[..len / 2]);
                 cut = true;
                 break;
             }
-            order.reply(&buf[..len]);
+            if order.reply(&buf[..len]) {
+                unanswered.fetch_sub(1, Ordering::Relaxed);
+            }
             out.extend_from_slice(&buf[..len]);
             buf.advance(len);
-            order.injected(&mut out);
+            cut = order.injected(&mut out);
         }
         if !out.is_empty() {
             let delay = shared.faults.reply_delay();
@@ -66,24 +71,24 @@ pub(super) async fn reply_side(
             }
             let _ = stalled.wait_for(|stalled| !stalled).await;
             if client.write_all(&out).await.is_err() {
-                return;
+                return true;
             }
             out.clear();
         }
         if cut {
-            return;
+            return false;
         }
         if buf.capacity() - buf.len() < 16 * 1024 {
             buf.reserve(256 * 1024);
         }
         tokio::select! {
             biased;
-            () = expiry(shared, &mut authenticated_at) => return,
+            () = expiry(shared, &mut authenticated_at) => return false,
             expected = incoming.recv() => match expected {
                 Some(expected) => order.push(expected),
-                None => return,
+                None => return false,
             },
-            read = node.read_buf(&mut buf) => if !matches!(read, Ok(n) if n > 0) { return },
+            read = node.read_buf(&mut buf) => if !matches!(read, Ok(n) if n > 0) { return false },
         }
     }
 }
@@ -110,10 +115,4 @@ pub(super) async fn splice(mut client: TcpStream, node: SocketAddr, first: &[u8]
     if node.write_all(first).await.is_ok() && node.write_all(rest).await.is_ok() {
         let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
     }
-}
-
-/// Reads and forgets until the peer closes.
-pub(super) async fn drain(client: &mut TcpStream) {
-    let mut sink = [0; 1024];
-    while client.read(&mut sink).await.is_ok_and(|n| n > 0) {}
 }

@@ -6,14 +6,17 @@
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::faults::{AuthFault, IAM_EXHAUSTED, IAM_OTHER, NOAUTH, OnExpiry, WRONGPASS, bump};
+use super::faults::{
+    AuthFault, IAM_EXHAUSTED, IAM_EXHAUSTED_SHORT, IAM_OTHER, NOAUTH, WRONGPASS, bump,
+};
 use super::front::{CommandLog, Open, Shared, lock};
-use super::front_link::{drain, login, reply_side, splice};
+use super::front_events::Watched;
+use super::front_link::{login, reply_side, splice};
 use super::replies::{Expected, reply_of};
 use super::resp::{self, Request};
 
@@ -30,6 +33,8 @@ pub(super) struct Session<'a> {
     commands: u64,
     in_multi: bool,
     open: Option<Open<'a>>,
+    watched: Watched,
+    unauthenticated: u64,
 }
 
 /// What becomes of an AUTH.
@@ -38,6 +43,20 @@ enum Verdict {
     Refused(&'static str),
     Hangup,
     Silence,
+    Half,
+}
+
+impl Verdict {
+    /// What to do when it is not acceptance.
+    fn refusal(self) -> Step {
+        match self {
+            Self::Accepted => unreachable!("asked only for refusals"),
+            Self::Refused(text) => Step::Reply(error(text)),
+            Self::Hangup => Step::Close,
+            Self::Silence => Step::Stall,
+            Self::Half => Step::ReplyAndClose(b"+O".to_vec()),
+        }
+    }
 }
 
 /// What the side that reads requests does next.
@@ -55,8 +74,8 @@ enum Step {
 }
 
 impl<'a> Session<'a> {
-    /// A connection just accepted; `open` counts it.
-    pub(super) fn new(shared: &'a Shared, open: Open<'a>) -> Self {
+    /// A connection just accepted; `open` counts it, `watched` tells what becomes of it.
+    pub(super) fn new(shared: &'a Shared, open: Open<'a>, watched: Watched) -> Self {
         Self {
             shared,
             log: CommandLog::default(),
@@ -65,6 +84,8 @@ impl<'a> Session<'a> {
             commands: 0,
             in_multi: false,
             open: Some(open),
+            watched,
+            unauthenticated: 0,
         }
     }
 
@@ -90,7 +111,7 @@ impl<'a> Session<'a> {
                     self.unstalled().await;
                     match client.read_buf(&mut buf).await {
                         Ok(n) if n > 0 => continue,
-                        _ => return,
+                        _ => return self.watched.peer_closed(),
                     }
                 }
                 Err(e) => {
@@ -105,12 +126,16 @@ impl<'a> Session<'a> {
                 Step::ReplyAndClose(bytes) => (bytes, true),
                 Step::Internal => {
                     self.open = None;
-                    self.shared.counters.dials.fetch_sub(1, Ordering::Relaxed);
+                    self.watched.forget();
+                    let counters = &self.shared.counters;
+                    counters.dials.fetch_sub(1, Ordering::Relaxed);
+                    // A replica says PING before its AUTH.
+                    counters.unauthenticated.fetch_sub(self.unauthenticated, Ordering::Relaxed);
                     return splice(client, self.shared.options.node, &request.1, &buf).await;
                 }
                 Step::Forward(bytes, expected) => break (bytes, expected),
                 Step::Close => return,
-                Step::Stall => return drain(&mut client).await,
+                Step::Stall => return self.swallow(buf, &mut client).await,
             };
             if client.write_all(&reply).await.is_err() || close {
                 return;
@@ -129,11 +154,15 @@ impl<'a> Session<'a> {
             order_rx,
             self.stalled.clone(),
             self.authenticated_at.subscribe(),
+            self.watched.unanswered(),
         );
         let requests = self.request_side(first, buf, client_rd, node_wr, order_tx);
-        tokio::select! {
-            () = requests => {}
-            () = replies => {}
+        let peer_gone = tokio::select! {
+            () = requests => false,
+            gone = replies => gone,
+        };
+        if peer_gone {
+            self.watched.peer_closed();
         }
     }
 
@@ -145,9 +174,7 @@ impl<'a> Session<'a> {
                 Verdict::Accepted => {
                     Step::Forward(Vec::new(), Expected::Inject(b"+OK\r\n".to_vec()))
                 }
-                Verdict::Refused(text) => Step::Reply(error(text)),
-                Verdict::Hangup => Step::Close,
-                Verdict::Silence => Step::Stall,
+                verdict => verdict.refusal(),
             },
             "HELLO" => match auth_option(request) {
                 None => Step::Reply(error(
@@ -160,9 +187,7 @@ impl<'a> Session<'a> {
                         resp::encode(&without_auth(request, at)),
                         Expected::Replies(1),
                     ),
-                    Verdict::Refused(text) => Step::Reply(error(text)),
-                    Verdict::Hangup => Step::Close,
-                    Verdict::Silence => Step::Stall,
+                    verdict => verdict.refusal(),
                 },
             },
             "QUIT" => Step::ReplyAndClose(b"+OK\r\n".to_vec()),
@@ -170,6 +195,9 @@ impl<'a> Session<'a> {
             _ => {
                 self.note(request);
                 bump(&self.shared.counters.unauthenticated);
+                self.unauthenticated += 1;
+                let text = format!("{} {}", request.name(), request.arg(1));
+                lock(&self.shared.early).insert(text.trim_end().to_owned());
                 Step::Reply(error(NOAUTH))
             }
         }
@@ -195,9 +223,7 @@ impl<'a> Session<'a> {
                 Verdict::Accepted => {
                     Step::Forward(resp::encode(&without_auth(request, at)), Expected::Replies(1))
                 }
-                Verdict::Refused(text) => Step::Reply(error(text)),
-                Verdict::Hangup => Step::Close,
-                Verdict::Silence => Step::Stall,
+                verdict => verdict.refusal(),
             };
         }
         if name == "HELLO" {
@@ -217,9 +243,8 @@ impl<'a> Session<'a> {
         if let Some(reply) = canned.or_else(of_sub) {
             return Step::Reply(reply);
         }
-        if let Some((ttl, OnExpiry::NoAuth)) = self.shared.faults.auth_ttl()
-            && self.authenticated_at.borrow().is_none_or(|at| at.elapsed() >= ttl)
-        {
+        if self.shared.faults.has_expired(*self.authenticated_at.borrow()) {
+            bump(&self.shared.counters.rejected);
             return Step::Reply(error(NOAUTH));
         }
         match name.as_str() {
@@ -238,8 +263,15 @@ impl<'a> Session<'a> {
         mut node: tokio::net::tcp::OwnedWriteHalf,
         order: mpsc::UnboundedSender<Expected>,
     ) {
+        let unanswered = self.watched.unanswered();
+        let await_reply = |expected: Expected| {
+            if expected.is_due() {
+                unanswered.fetch_add(1, Ordering::Relaxed);
+            }
+            let _ = order.send(expected);
+        };
         let mut out = first.0;
-        let _ = order.send(first.1);
+        await_reply(first.1);
         loop {
             let mut stop = None;
             loop {
@@ -251,11 +283,14 @@ impl<'a> Session<'a> {
                         }
                         match self.after_auth(&request, &raw) {
                             Step::Forward(bytes, expected) => {
-                                let _ = order.send(expected);
+                                await_reply(expected);
                                 out.extend_from_slice(&bytes);
                             }
-                            Step::Reply(bytes) => {
-                                let _ = order.send(Expected::Inject(bytes));
+                            Step::Reply(bytes) => await_reply(Expected::Inject(bytes)),
+                            Step::ReplyAndClose(bytes) => {
+                                await_reply(Expected::InjectAndClose(bytes));
+                                stop = Some(Step::Stall);
+                                break;
                             }
                             other => {
                                 stop = Some(other);
@@ -275,7 +310,7 @@ impl<'a> Session<'a> {
             out.clear();
             match stop {
                 None => {}
-                Some(Step::Stall) => return std::future::pending().await,
+                Some(Step::Stall) => return self.swallow(buf, &mut client).await,
                 Some(_) => return,
             }
             if buf.capacity() - buf.len() < 16 * 1024 {
@@ -283,24 +318,48 @@ impl<'a> Session<'a> {
             }
             match client.read_buf(&mut buf).await {
                 Ok(n) if n > 0 => {}
-                _ => return,
+                _ => return self.watched.peer_closed(),
+            }
+        }
+    }
+
+    /// Reads and forgets until the peer closes; what comes is not answered.
+    async fn swallow(&mut self, mut buf: BytesMut, client: &mut (impl AsyncRead + Unpin)) {
+        self.watched.stalled();
+        let unanswered = self.watched.unanswered();
+        loop {
+            while let Ok(Some((_, len))) = resp::parse_request(&buf) {
+                let _ = buf.split_to(len);
+                unanswered.fetch_add(1, Ordering::Relaxed);
+            }
+            if !matches!(client.read_buf(&mut buf).await, Ok(n) if n > 0) {
+                return self.watched.peer_closed();
             }
         }
     }
 
     fn judge(&mut self, request: &Request, at: usize) -> Verdict {
         self.note_auth(request);
-        let verdict = match self.shared.faults.take_auth() {
+        let first = self.authenticated_at.borrow().is_none();
+        let verdict = match self.shared.faults.take_auth(first) {
             Some(AuthFault::WrongPass) => Verdict::Refused(WRONGPASS),
             Some(AuthFault::IamExhausted) => Verdict::Refused(IAM_EXHAUSTED),
+            Some(AuthFault::IamExhaustedShort) => Verdict::Refused(IAM_EXHAUSTED_SHORT),
             Some(AuthFault::IamOther) => Verdict::Refused(IAM_OTHER),
             Some(AuthFault::Close) => Verdict::Hangup,
             Some(AuthFault::Stall) => Verdict::Silence,
+            Some(AuthFault::HalfReply) => Verdict::Half,
             None => self.check(request, at),
         };
-        if matches!(verdict, Verdict::Accepted) {
+        let accepted = matches!(verdict, Verdict::Accepted);
+        self.watched.auth(first, accepted);
+        if accepted {
             bump(&self.shared.counters.auths_ok);
-            self.authenticated_at.send_replace(Some(Instant::now()));
+            let at = *self.authenticated_at.borrow();
+            let faults = &self.shared.faults;
+            if !faults.first_auth_counts() || faults.has_expired(at) {
+                self.authenticated_at.send_replace(Some(Instant::now()));
+            }
         } else {
             bump(&self.shared.counters.auths_failed);
         }

@@ -71,8 +71,12 @@ pub enum MetadataFault {
     MissingToken,
     /// Closes the connection without an answer.
     Close,
-    /// Accepts and never answers.
+    /// Accepts and does not answer; closes when the fault ends.
     Stall,
+    /// A token that has expired already, and says so.
+    ExpiredToken,
+    /// A token that no front accepts, though it says it lives.
+    DeadToken,
 }
 
 #[derive(Debug)]
@@ -90,6 +94,8 @@ struct Shared {
     tokens: Arc<Tokens>,
     settings: Mutex<Settings>,
     token_requests: AtomicU64,
+    /// Bumped when the fault changes.
+    changes: watch::Sender<u64>,
 }
 
 /// The running server; stops on drop.
@@ -121,6 +127,7 @@ impl FakeMetadata {
                 sticky: false,
             }),
             token_requests: AtomicU64::new(0),
+            changes: watch::Sender::new(0),
         });
         let (up, up_rx) = watch::channel(true);
         let task = tokio::spawn(serve(addr, listener, up_rx, shared.clone())).abort_handle();
@@ -160,6 +167,7 @@ impl FakeMetadata {
     /// Sets or clears a fault.
     pub fn set_fault(&self, fault: Option<MetadataFault>) {
         self.settings().fault = fault;
+        self.shared.changes.send_modify(|n| *n += 1);
     }
 
     /// Takes the server down (dials are refused) or up again on the same port.
@@ -227,6 +235,7 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
     let head = String::from_utf8_lossy(&head).into_owned();
     let path = head.split_whitespace().nth(1).unwrap_or("/").to_owned();
     let flavored = head.to_ascii_lowercase().contains("metadata-flavor: google");
+    let mut changes = shared.changes.subscribe();
     let (delay, fault) = {
         let settings = shared.settings.lock().unwrap_or_else(|e| e.into_inner());
         (settings.delay, settings.fault.clone())
@@ -236,7 +245,10 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) {
         Some(MetadataFault::Close) => return,
         Some(MetadataFault::Stall) => {
             let mut sink = [0; 64];
-            while stream.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = async { while stream.read(&mut sink).await.is_ok_and(|n| n > 0) {} } => {}
+            }
             return;
         }
         _ => {}
@@ -281,6 +293,15 @@ fn respond(
         let mut settings = shared.settings.lock().unwrap_or_else(|e| e.into_inner());
         let now = Instant::now();
         let lifetime = settings.lifetime;
+        let useless = match fault {
+            Some(MetadataFault::ExpiredToken) => Some(0),
+            Some(MetadataFault::DeadToken) => Some(lifetime.as_secs_f64().ceil() as u64),
+            _ => None,
+        };
+        if let Some(left) = useless {
+            let token = shared.tokens.mint(Duration::ZERO);
+            return ("200 OK", "application/json", token_body(&token, left));
+        }
         let (token, end) = match settings.cached.take() {
             Some((token, end)) if settings.sticky && end > now + lifetime / 10 => (token, end),
             _ => (shared.tokens.mint(lifetime), now + lifetime),
@@ -289,9 +310,7 @@ fn respond(
         settings.cached = Some((token.clone(), end));
         // Whole seconds, rounded up: the real server never says 0 for a token it hands out.
         let left = left.as_secs_f64().ceil() as u64;
-        let body =
-            format!(r#"{{"access_token":"{token}","expires_in":{left},"token_type":"Bearer"}}"#);
-        return ("200 OK", "application/json", body);
+        return ("200 OK", "application/json", token_body(&token, left));
     }
     let text = if path.ends_with("/email") {
         "proxy@test-project.iam.gserviceaccount.com"
@@ -305,4 +324,8 @@ fn respond(
         return ("404 Not Found", "text/plain", "not found".to_owned());
     };
     ("200 OK", "text/plain", text.to_owned())
+}
+
+fn token_body(token: &str, expires_in: u64) -> String {
+    format!(r#"{{"access_token":"{token}","expires_in":{expires_in},"token_type":"Bearer"}}"#)
 }

@@ -17,6 +17,15 @@ pub enum Expected {
     Confirmations(usize),
     /// Bytes the front made, when all before it are answered.
     Inject(Vec<u8>),
+    /// The same, and then the connection ends.
+    InjectAndClose(Vec<u8>),
+}
+
+impl Expected {
+    /// Whether the node owes an answer.
+    pub fn is_due(&self) -> bool {
+        matches!(self, Self::Replies(1..) | Self::Confirmations(_))
+    }
 }
 
 /// What the node will answer to `request`.
@@ -52,16 +61,25 @@ impl ReplyOrder {
         }
     }
 
-    /// Moves the front's own replies that are due now to `out`.
-    pub fn injected(&mut self, out: &mut Vec<u8>) {
-        while let Some(Expected::Inject(bytes)) = self.waiting.front() {
-            out.extend_from_slice(bytes);
+    /// Moves the front's own replies that are due now to `out`; true when the connection ends then.
+    #[must_use]
+    pub fn injected(&mut self, out: &mut Vec<u8>) -> bool {
+        loop {
+            match self.waiting.front() {
+                Some(Expected::Inject(bytes)) => out.extend_from_slice(bytes),
+                Some(Expected::InjectAndClose(bytes)) => {
+                    out.extend_from_slice(bytes);
+                    return true;
+                }
+                _ => return false,
+            }
             self.waiting.pop_front();
         }
     }
 
-    /// Takes note of one reply frame of the node.
-    pub fn reply(&mut self, frame: &[u8]) {
+    /// Takes note of one reply frame of the node; true when a request has all its replies with it.
+    pub fn reply(&mut self, frame: &[u8]) -> bool {
+        let waiting = self.waiting.len();
         let confirmation =
             ["subscribe\r\n", "unsubscribe\r\n"].iter().any(|word| second_line_ends(frame, word));
         match self.waiting.front_mut() {
@@ -83,6 +101,7 @@ impl ReplyOrder {
             // Out of band, or more confirmations than arguments: belongs to no request.
             _ => {}
         }
+        self.waiting.len() < waiting
     }
 }
 

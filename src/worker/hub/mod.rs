@@ -29,6 +29,7 @@ mod pause;
 mod peers;
 mod pubsub;
 mod reads;
+mod refusals;
 mod renewal;
 #[cfg(test)]
 mod renewal_tests;
@@ -143,6 +144,8 @@ pub struct Work {
     pub refresh: Option<Reason>,
     /// This credential generation was refused: a new token is wanted.
     pub rejected_credential: Option<u64>,
+    /// There is no credential, and commands wait for one.
+    pub wants_credential: bool,
     /// Letters to other workers, by their numbers.
     pub letters: Vec<(usize, Letter)>,
 }
@@ -158,6 +161,7 @@ impl Work {
             && self.hangups.is_empty()
             && self.refresh.is_none()
             && self.rejected_credential.is_none()
+            && !self.wants_credential
             && self.letters.is_empty()
     }
 }
@@ -614,6 +618,7 @@ impl Hub {
         let mut stalled = Vec::new();
         let mut overdue = Vec::new();
         let mut busy = false;
+        let mut wanted = false;
         for (key, pipe) in self.pipes.iter() {
             busy |= pipe.in_flight() > 0
                 || matches!(pipe.state, crate::upstream::pipe::State::Handshaking(_));
@@ -623,8 +628,12 @@ impl Hub {
                     let patience = op_timeout >> u32::from(pipe.kind.readonly);
                     // A command that blocks has its own time first, then that of any other.
                     let quiet_since = pipe.progress_at.max(pipe.silent_until);
-                    if pipe.awaits_reply() && self.now.saturating_sub(quiet_since) >= patience {
+                    let quiet = self.now.saturating_sub(quiet_since);
+                    if pipe.awaits_reply() && quiet >= patience {
                         stalled.push((key, "no reply within --op-timeout"));
+                    } else if pipe.awaits_auth() && quiet >= connect_timeout {
+                        // What waits behind it has time left for another connection.
+                        stalled.push((key, "no answer to AUTH within --connect-timeout"));
                     }
                 }
                 crate::upstream::pipe::State::Handshaking(_)
@@ -636,12 +645,14 @@ impl Hub {
                     let late = |e: &Entry| {
                         self.is_expired(e.session, e.ticket) || self.has_waited_out(e.session)
                     };
+                    wanted |= pipe.in_flight() > 0;
                     if pipe.entries().any(late) {
                         overdue.push(key);
                     }
                 }
             }
         }
+        self.work.wants_credential |= wanted && self.has_no_credential();
         for (key, cause) in stalled {
             self.pipe_lost(key, cause);
         }

@@ -14,12 +14,12 @@ use crate::key::Key;
 use crate::session::redirect::Trouble;
 use crate::session::window::{NO_SLOT, READ_LANE};
 use crate::upstream::backoff::Backoff;
-use crate::upstream::handshake::{Handshake, Refusal, RefusalKind, auth_frame};
+use crate::upstream::handshake::{Handshake, auth_frame};
 use crate::upstream::kind::{ByKind, Kind};
 use crate::upstream::pipe::{Duty, Entry, Pipe, Purpose, Returned, State};
 
 use super::request::entry;
-use super::{Alarm, Dial, Hub, Note, Troubled};
+use super::{Alarm, Dial, Hub, Troubled};
 
 /// A node that was ever named by the cluster.
 #[derive(Debug)]
@@ -33,13 +33,15 @@ pub(super) struct Node {
     pub(super) replicas: Vec<u16>,
     /// It refused a read a moment ago: until then (ms) others are asked.
     pub(super) rests_until: u64,
-    backoff: Backoff,
-    next_dial: u64,
-    last_error: Option<Arc<str>>,
+    pub(super) backoff: Backoff,
+    pub(super) next_dial: u64,
+    /// An attempt is under way that will tell whether it is well again.
+    pub(super) probing: bool,
+    pub(super) last_error: Option<Arc<str>>,
     /// Generation of the credential it refused last with WRONGPASS; 0: none.
-    refused_credential: u64,
+    pub(super) refused_credential: u64,
     /// It was reported as failing, and not yet as well again.
-    reported: bool,
+    pub(super) reported: bool,
 }
 
 impl Node {
@@ -55,12 +57,6 @@ impl Node {
     /// When its backoff allows a dial or an AUTH (ms of the worker's clock).
     pub(super) fn next_dial(&self) -> u64 {
         self.next_dial
-    }
-
-    /// An AUTH failed: nobody dials or authenticates for a while.
-    pub(super) fn fail(&mut self, now: u64, random: f64, cause: &str) {
-        self.next_dial = now + self.backoff.fail(random).as_millis() as u64;
-        self.last_error = Some(cause.into());
     }
 
     /// True when its backoff allows a dial now.
@@ -178,6 +174,7 @@ impl Hub {
             rests_until: 0,
             backoff: Backoff::new(self.settings.auth_backoff_min, self.settings.auth_backoff_max),
             next_dial: 0,
+            probing: false,
             last_error: None,
             refused_credential: 0,
             reported: false,
@@ -268,7 +265,9 @@ impl Hub {
         };
         pipe.state = State::Dialing;
         pipe.progress_at = self.now;
-        let addr = self.nodes[usize::from(pipe.node)].addr.clone();
+        let node = &mut self.nodes[usize::from(pipe.node)];
+        node.attempt(self.now);
+        let addr = node.addr.clone();
         self.work.dials.push(Dial { pipe: key, addr });
     }
 
@@ -304,6 +303,7 @@ impl Hub {
             if node.refused_credential != 0 && node.refused_credential < generation {
                 node.refused_credential = 0;
                 node.next_dial = 0;
+                node.probing = false;
             }
         }
     }
@@ -352,12 +352,7 @@ impl Hub {
         if pipe.credential != 0 {
             self.counters.auth_ok += 1;
         }
-        if let Some(node) = self.nodes.get_mut(usize::from(pipe.node)) {
-            node.backoff.succeed();
-            node.last_error = None;
-            node.refused_credential = 0;
-        }
-        self.report_well(key);
+        self.node_is_well(key);
         self.plan_life(key);
         self.take_over(key);
         self.mark_pipe(key);
@@ -390,42 +385,9 @@ impl Hub {
 
     /// The node accepted an AUTH.
     pub(super) fn auth_accepted(&mut self, key: Key) {
-        let Some(node) = self.pipes.get(key).map(|p| p.node) else {
-            return;
-        };
-        if let Some(node) = self.nodes.get_mut(usize::from(node)) {
-            node.backoff.succeed();
-            node.next_dial = 0;
-            node.last_error = None;
-            node.refused_credential = 0;
-        }
-        self.report_well(key);
+        self.node_is_well(key);
         // A newer token may have come while this one was on its way.
         self.plan_renewals();
-    }
-
-    /// Tells the operator, once, that a node cannot be reached or does not accept us.
-    fn report_failing(&mut self, key: Key, cause: &str) {
-        let Some(node) = self.pipes.get(key).map(|p| p.node) else {
-            return;
-        };
-        if let Some(node) = self.nodes.get_mut(usize::from(node))
-            && !std::mem::replace(&mut node.reported, true)
-        {
-            self.work.notes.push(Note { node: node.addr.clone(), failing: Some(cause.into()) });
-        }
-    }
-
-    /// Tells the operator that a node that failed is well again.
-    fn report_well(&mut self, key: Key) {
-        let Some(node) = self.pipes.get(key).map(|p| p.node) else {
-            return;
-        };
-        if let Some(node) = self.nodes.get_mut(usize::from(node))
-            && std::mem::replace(&mut node.reported, false)
-        {
-            self.work.notes.push(Note { node: node.addr.clone(), failing: None });
-        }
     }
 
     /// Lets a shared pipe take no more commands; a new one follows it.
@@ -445,90 +407,6 @@ impl Hub {
         self.counters.pipes_connecting += 1;
         self.nodes[usize::from(node)].pipes.set(kind, next);
         self.try_dial(next);
-    }
-
-    /// What to look at when the credential itself is refused.
-    fn wrongpass_advice(&self) -> String {
-        let principal = match self.credential() {
-            Some(c) if c.expires_at.is_none() && c.principal.is_none() => {
-                return ". Check the user name (--upstream-username) and the password; or, if it is a token, that \
-                        it lives and its principal has roles/redis.dbConnectionUser (permission \
-                        redis.clusters.connect) on this cluster"
-                    .into();
-            }
-            Some(c) => c.principal.as_deref().unwrap_or("the principal of the token"),
-            None => "the principal",
-        };
-        format!(
-            ". Check that {principal} has roles/redis.dbConnectionUser (permission redis.clusters.connect) on \
-             this cluster; a new grant takes some minutes"
-        )
-    }
-
-    /// The node refused AUTH or HELLO.
-    pub(super) fn pipe_refused(&mut self, key: Key, refusal: &Refusal) {
-        let generation = self.pipes.get(key).map_or(0, |p| p.credential);
-        let advice = match refusal.kind {
-            RefusalKind::WrongPass => {
-                self.counters.auth_wrongpass += 1;
-                self.work.rejected_credential = Some(generation);
-                if let Some(p) = self.pipes.get(key)
-                    && let Some(node) = self.nodes.get_mut(usize::from(p.node))
-                {
-                    node.refused_credential = generation;
-                }
-                let cause =
-                    format!("AUTH was refused: {}{}", refusal.text, self.wrongpass_advice());
-                return self.dial_failed(key, &cause);
-            }
-            RefusalKind::NoAuth => {
-                self.counters.auth_other += 1;
-                ". The cluster wants AUTH: do not use --no-iam-auth, or give --upstream-password-file"
-            }
-            RefusalKind::IamExhausted => {
-                self.counters.auth_exhausted += 1;
-                ""
-            }
-            RefusalKind::NoResp3 => {
-                self.counters.auth_other += 1;
-                ". The node does not speak RESP3: let the client use RESP2"
-            }
-            RefusalKind::Preamble => {
-                match self.pipes.get(key).map(|p| p.duty) {
-                    Some(Duty::Tracking(session)) => self.tracking_refused(session, &refusal.text),
-                    Some(Duty::Monitor(session)) => self.monitor_refused(session, &refusal.text),
-                    Some(Duty::Shared | Duty::Lease | Duty::Subscriber) | None => {}
-                }
-                return self.dial_failed(key, &refusal.text);
-            }
-            RefusalKind::IamOther
-            | RefusalKind::Loading
-            | RefusalKind::NoDatabase
-            | RefusalKind::Other => {
-                self.counters.auth_other += 1;
-                ""
-            }
-        };
-        let cause = format!("AUTH was refused: {}{advice}", refusal.text);
-        self.dial_failed(key, &cause);
-    }
-
-    /// A connection could not be made or authenticated: back off, and give the commands back.
-    pub(super) fn dial_failed(&mut self, key: Key, cause: &str) {
-        if matches!(self.pipes.get(key).map(|p| &p.state), Some(State::Dialing)) {
-            self.counters.dials_failed += 1;
-        }
-        let random = self.rng.f64();
-        let now = self.now;
-        if let Some(pipe) = self.pipes.get(key)
-            && let Some(node) = self.nodes.get_mut(usize::from(pipe.node))
-        {
-            node.fail(now, random, cause);
-        }
-        self.count_backoffs();
-        self.report_failing(key, cause);
-        self.drop_pipe(key, cause);
-        self.work.refresh = Some(Reason::NodeLost);
     }
 
     /// The socket of a pipe is gone, or is given up: `cause` says why.

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use crate::credentials::Credential;
 use crate::key::Key;
-use crate::upstream::handshake::{Refusal, RefusalKind};
 use crate::upstream::pipe::{Duty, Pipe, State};
 
 use super::{Alarm, Hub};
@@ -27,8 +26,11 @@ const SPREAD_STATIC_MS: u64 = 5_000;
 /// A connection's age is jittered between this part of the longest and all of it.
 const AGE_FROM: f64 = 0.8;
 
+/// A command blocks for a time between this part of what its connection has left and all of it.
+const BLOCK_FROM: f64 = 0.7;
+
 /// A borrowed connection with less than this part of its life left is not lent to a command that
-/// blocks.
+/// blocks; nor does a command block for less than this part of a token's life.
 const LENDABLE: u64 = 4;
 
 impl Hub {
@@ -64,11 +66,13 @@ impl Hub {
         let Some(generation) = self.credential().map(|c| c.generation) else {
             return;
         };
+        // Also one that was refused an older credential and waits for long because of that.
+        let soon = self.now + self.renewal_spread();
         let older = |p: &Pipe| {
             matches!(p.state, State::Ready)
                 && p.credential != 0
                 && p.credential < generation
-                && p.renew_at == u64::MAX
+                && p.renew_at > soon
         };
         let due: Vec<Key> = self.pipes.iter().filter(|(_, p)| older(p)).map(|(k, _)| k).collect();
         for key in due {
@@ -76,16 +80,20 @@ impl Hub {
         }
     }
 
-    fn plan_renewal(&mut self, key: Key) {
-        let spread = self
-            .credential()
+    /// For how long (ms) the renewals of one new credential are spread.
+    fn renewal_spread(&self) -> u64 {
+        self.credential()
             .and_then(|c| life(c))
-            .map_or(SPREAD_STATIC_MS, |life| (life.as_millis() as f64 * SPREAD) as u64);
+            .map_or(SPREAD_STATIC_MS, |life| (life.as_millis() as f64 * SPREAD) as u64)
+    }
+
+    fn plan_renewal(&mut self, key: Key) {
+        let spread = self.renewal_spread();
         let at = self.now + self.rng.u64(0..=spread);
         self.renew_at(key, at);
     }
 
-    fn renew_at(&mut self, key: Key, at: u64) {
+    pub(super) fn renew_at(&mut self, key: Key, at: u64) {
         if let Some(p) = self.pipes.get_mut(key) {
             p.renew_at = at;
             self.set_alarm(at, Alarm::Life(key));
@@ -133,7 +141,8 @@ impl Hub {
             p.renew_at = u64::MAX;
             return;
         }
-        let node_says = self.nodes.get(usize::from(p.node)).map_or(0, |n| n.next_dial());
+        let at = usize::from(p.node);
+        let node_says = self.nodes.get(at).map_or(0, |n| n.next_dial());
         if node_says > now {
             // Its AUTHs fail at the moment: after the others that wait, not with them.
             let at = node_says + self.rng.u64(0..=node_says - now);
@@ -143,36 +152,13 @@ impl Hub {
             Ok(()) => {
                 p.renew_at = u64::MAX;
                 self.counters.reauths += 1;
+                if let Some(node) = self.nodes.get_mut(at) {
+                    node.attempt(now);
+                }
                 self.reauthenticate(key);
             }
             Err(at) => self.renew_at(key, at),
         }
-    }
-
-    /// A planned AUTH was refused: the old authentication stays, and it is tried again later.
-    pub(super) fn renewal_refused(&mut self, key: Key, refusal: &Refusal) {
-        let random = self.rng.f64();
-        let now = self.now;
-        let Some(p) = self.pipes.get_mut(key) else {
-            return;
-        };
-        let (node, generation) = (p.node, p.tried_credential);
-        let at = match self.nodes.get_mut(usize::from(node)) {
-            Some(node) => {
-                node.fail(now, random, &format!("AUTH was refused: {}", refusal.text));
-                node.next_dial()
-            }
-            None => now + 1,
-        };
-        match refusal.kind {
-            RefusalKind::WrongPass => {
-                self.counters.auth_wrongpass += 1;
-                self.work.rejected_credential = Some(generation);
-            }
-            RefusalKind::IamExhausted => self.counters.auth_exhausted += 1,
-            _ => self.counters.auth_other += 1,
-        }
-        self.renew_at(key, at);
     }
 
     /// Makes the connection that follows an old one; the old one serves until that is ready.
@@ -271,8 +257,20 @@ impl Hub {
         self.set_alarm(at, Alarm::Life(old));
     }
 
-    /// Until when a command may block on this connection (ms of the worker's clock).
-    pub(super) fn may_block_until(&self, lease: Key) -> u64 {
+    /// Until when a command may block on this connection (ms of the worker's clock). Jittered, so that
+    /// commands that began to block together do not all come back, and look for connections, together.
+    pub(super) fn may_block_until(&mut self, lease: Key) -> u64 {
+        let random = self.rng.f64();
+        let ends = self.life_ends(lease);
+        let left = ends.saturating_sub(self.now) as f64;
+        match ends {
+            u64::MAX => ends,
+            _ => self.now + (left * (BLOCK_FROM + (1.0 - BLOCK_FROM) * random)) as u64,
+        }
+    }
+
+    /// Until when (ms) this connection surely lives, and the newest token with it.
+    fn life_ends(&self, lease: Key) -> u64 {
         let by_age = self.max_age().map(|age| (age as f64 * AGE_FROM) as u64);
         let by_token = self.credential().and_then(|c| life(c)).map(|l| l.as_millis() as u64);
         let Some(p) = self.pipes.get(lease) else {
@@ -283,7 +281,12 @@ impl Hub {
             (_, Some(age)) => self.now + age,
             (_, None) => u64::MAX,
         };
-        let token_ends = by_token.map_or(u64::MAX, |life| self.now + life);
+        // While no newer one comes, a turn is a part of its life: many more are left before the server
+        // ends the connection.
+        let token_ends = by_token.map_or(u64::MAX, |life| {
+            let since = if p.authenticated_at > 0 { p.authenticated_at } else { self.now };
+            (since + life).max(self.now + life / LENDABLE)
+        });
         age_ends.min(token_ends)
     }
 
@@ -306,7 +309,8 @@ impl Hub {
             self.drop_pipe(key, "it reached --max-connection-age");
             return false;
         }
-        if p.renew_at <= now {
+        if p.renew_at != u64::MAX {
+            // There is a newer credential: who borrows the connection next may keep it for long.
             self.renew(key);
         }
         true

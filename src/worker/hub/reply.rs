@@ -558,7 +558,7 @@ impl Hub {
             }
             // A failed AUTH leaves the old authentication in force.
             Some(refusal) if !p.unauthenticated => self.renewal_refused(key, &refusal),
-            Some(refusal) => self.pipe_refused(key, &refusal),
+            Some(refusal) => self.authentication_lost(key, &refusal),
         }
     }
 

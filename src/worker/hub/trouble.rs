@@ -204,7 +204,11 @@ impl Hub {
             Trouble::RoleChanged => c.retries_role += 1,
             Trouble::NoAuth => c.retries_noauth += 1,
             Trouble::Lost { .. } => c.retries_lost += 1,
-            Trouble::NoRoute => c.retries_noroute += 1,
+            Trouble::NoRoute => {
+                c.retries_noroute += 1;
+                // Without one the slot map cannot be read.
+                self.work.wants_credential |= self.has_no_credential();
+            }
             Trouble::NoScript => c.retries_noscript += 1,
             Trouble::Replica => c.retries_replica += 1,
         }
