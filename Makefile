@@ -2,6 +2,8 @@
 # apt on Debian and Ubuntu; a Rust toolchain is all that must be there.
 #   make demo           stays up until Ctrl-C;  make demo CHECK=1  ends with the outcome as status
 #   make test           everything, against real servers and real client libraries
+#   make bench          speed, CPU and memory beside HAProxy and Envoy, minutes;  make bench QUICK=1  under one;
+#                       SVG=PATH  the chart there as well;  PROXY=PATH  that program, not a new build
 #   make lint           formatting, clippy and rustdoc, warnings denied
 #   make deny           licences and known vulnerabilities of the dependencies (installs cargo-deny)
 SHELL := /bin/bash
@@ -10,6 +12,9 @@ SHELL := /bin/bash
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CHECK ?=
+QUICK ?=
+SVG ?=
+PROXY ?=
 
 # $(call need,COMMAND,PACKAGES): installs PACKAGES unless COMMAND succeeds.
 define need
@@ -20,7 +25,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lint deny servers clients
+.PHONY: help demo test bench lint deny servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +64,12 @@ test: servers clients
 	  cargo test --locked --no-fail-fast --lib --bins --tests -- --test-threads=4; \
 	fi
 	cargo test --locked --doc
+
+bench: servers
+	$(call need,command -v haproxy && command -v redis-benchmark,haproxy redis-tools)
+	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
+	$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
+	@exec python3 bench/run.py $(if $(QUICK),--quick) $(if $(SVG),--svg $(SVG)) $(if $(PROXY),--proxy $(PROXY))
 
 lint:
 	cargo fmt --check
