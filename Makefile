@@ -4,6 +4,8 @@
 #   make test           everything, against real servers and real client libraries
 #   make lifecycle MINUTES=10           the life cycle of authentication under faults, by 100 sessions;
 #                       VARIANT=close: one way it may go, all the time; LIFECYCLE_SEED=n: once more
+#   make bench          speed, CPU and memory beside HAProxy and Envoy, minutes;  make bench QUICK=1  under one;
+#                       SVG=PATH  the chart there as well;  PROXY=PATH  that program, not a new build
 #   make lint           formatting, clippy and rustdoc, warnings denied
 #   make instructions   what a command costs in instructions, against bench/instructions.json
 #   make deny           licences and known vulnerabilities of the dependencies (installs cargo-deny)
@@ -15,6 +17,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CHECK ?=
 MINUTES ?= 10
 VARIANT ?=
+QUICK ?=
+SVG ?=
+PROXY ?=
 
 # $(call need,COMMAND,PACKAGES): installs PACKAGES unless COMMAND succeeds.
 define need
@@ -25,7 +30,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lifecycle lint instructions deny servers clients
+.PHONY: help demo test lifecycle bench lint instructions deny servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +74,12 @@ test: servers clients
 lifecycle: servers
 	LIFECYCLE_SECONDS=$$(( $(MINUTES) * 60 / $(if $(VARIANT),1,6) )) LIFECYCLE_SESSIONS=$${LIFECYCLE_SESSIONS:-100} \
 	  cargo test --locked --test e2e -- --test-threads=1 --nocapture $(if $(VARIANT),--exact) lifecycle::load::$(VARIANT)
+
+bench: servers
+	$(call need,command -v haproxy && command -v redis-benchmark,haproxy redis-tools)
+	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
+	$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
+	@exec python3 bench/run.py $(if $(QUICK),--quick) $(if $(SVG),--svg $(SVG)) $(if $(PROXY),--proxy $(PROXY))
 
 lint:
 	cargo fmt --check
