@@ -188,6 +188,11 @@ impl Hub {
         let node = self.answering_node(entry);
         let line = reply.as_slice();
         let failed = line.first() == Some(&b'-') && !is_refusal(line);
+        if !matches!(scanning.stage, Stage::Visit { .. }) {
+            // Before what follows is sent: it must not wait for a reply that has come, should its slot's
+            // connection have been replaced since.
+            self.fill(key, entry.ticket, entry.part, Reply::Borrowed(line));
+        }
         match &mut scanning.stage {
             Stage::State => {
                 self.go_on_scanning(key, scanning);
@@ -223,10 +228,9 @@ impl Hub {
             }
             Stage::Visit { cursor, node: meant } => {
                 let (cursor, meant) = (*cursor, meant.clone());
-                return self.visited(scanning, entry, reply, (cursor, meant), node);
+                self.visited(scanning, entry, reply, (cursor, meant), node);
             }
         }
-        self.fill(key, entry.ticket, entry.part, reply);
     }
 
     /// A node's part of the keys has come.
@@ -263,6 +267,13 @@ impl Hub {
                     Reply::Shared(bytes) => bytes,
                     Reply::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
                 };
+                if let Some(leg) =
+                    self.sessions.get_mut(key).and_then(|s| s.window.leg_mut(ticket, 0))
+                {
+                    // It is answered, though held: a question that must be sent again shall not wait
+                    // for it.
+                    leg.slot = NO_SLOT;
+                }
                 let round = Round::default();
                 scanning.stage = Stage::After { cursor, ticket, reply, round };
                 self.go_on_scanning(key, scanning);
