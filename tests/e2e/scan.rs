@@ -1,7 +1,7 @@
 //! SCAN over all shards: a cursor every client parses, and no key missed, whatever moves meanwhile.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::both_protocols;
@@ -128,10 +128,16 @@ async fn keys_of_moving_slots_are_found(proto: Proto) {
     let mut client = bed.client(proto).await;
     let wanted = fill(&mut client, "moving", 900).await;
     let scanned = AtomicBool::new(false);
+    let allowed = AtomicUsize::new(0);
     let moves = async {
         let mut moved = 0;
         let slots: Vec<u16> = (0..900).map(|n| slot_of(format!("moving:{n}").as_bytes())).collect();
         while !scanned.load(Ordering::Relaxed) {
+            // A scan ends once nothing moves for the time of a visit.
+            if moved >= allowed.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
             let slot = slots[moved * 7 % slots.len()];
             let owner = bed.cluster.owner_of(slot).await;
             // Backwards and forwards: into parts that were scanned, and out of them.
@@ -143,6 +149,7 @@ async fn keys_of_moving_slots_are_found(proto: Proto) {
     let scans = async {
         let mut steps = 0;
         for round in 0..8 {
+            allowed.fetch_add(25, Ordering::Relaxed);
             let mut found = HashSet::new();
             let mut cursor = "0".to_owned();
             loop {
