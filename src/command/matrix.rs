@@ -146,16 +146,6 @@ fn subscription(what: Subscription) -> &'static str {
 
 fn local(what: Local) -> &'static str {
     match what {
-        Local::Command
-        | Local::CommandCount
-        | Local::CommandDocs
-        | Local::CommandInfo
-        | Local::CommandList
-        | Local::CommandGetkeys
-        | Local::CommandGetkeysandflags
-        | Local::Help
-        | Local::Lolwut
-        | Local::Time => "to any node",
         Local::ConfigGet => {
             "to any node; where it is refused, the proxy says what libraries ask for"
         }
@@ -175,6 +165,7 @@ fn local(what: Local) -> &'static str {
             "OK; the proxy does it where it is needed"
         }
         Local::ClientSetinfo => "the proxy, whatever the server's version",
+        _ if what.is_any_nodes() => "to any node",
         _ => "the proxy",
     }
 }

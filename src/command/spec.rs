@@ -317,6 +317,27 @@ pub enum Local {
     ConfigGet,
 }
 
+impl Local {
+    /// True for what any node can answer in the proxy's place, alone or inside a transaction.
+    #[must_use]
+    pub fn is_any_nodes(self) -> bool {
+        matches!(
+            self,
+            Self::Command
+                | Self::CommandCount
+                | Self::CommandDocs
+                | Self::CommandInfo
+                | Self::CommandList
+                | Self::CommandGetkeys
+                | Self::CommandGetkeysandflags
+                | Self::ConfigGet
+                | Self::Help
+                | Self::Lolwut
+                | Self::Time
+        )
+    }
+}
+
 /// Commands that ask all shards and merge in a way of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the variants are the commands' names")]

@@ -319,17 +319,7 @@ pub fn answer(
                 encode::error(out, "ERR syntax error");
             }
         }
-        Local::Command
-        | Local::CommandCount
-        | Local::CommandDocs
-        | Local::CommandInfo
-        | Local::CommandList
-        | Local::CommandGetkeys
-        | Local::CommandGetkeysandflags
-        | Local::Help
-        | Local::Time
-        | Local::Lolwut
-        | Local::ConfigGet => return Outcome::Forward,
+        _ if what.is_any_nodes() => return Outcome::Forward,
         _ => return Outcome::NotSupported,
     }
     Outcome::Answered

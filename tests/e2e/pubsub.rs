@@ -322,6 +322,18 @@ async fn a_hangup_ends_its_subscriptions() {
     .await;
 }
 
+/// A node takes shard channels of one slot at a time: those of several slots are given up one by one.
+#[tokio::test]
+async fn a_hangup_ends_subscriptions_to_shard_channels_of_several_slots() {
+    let bed = Bed::start().await;
+    let mut client = bed.client(Proto::Resp3).await;
+    subscribe(&mut client, "SSUBSCRIBE", &[1, 2, 3, 4000].map(key_in_slot)).await;
+    let left = async || bed.cluster.member(0).node.run(&["PUBSUB", "SHARDCHANNELS"]).await;
+    assert_eq!(left().await.items().len(), 4, "all on the first node");
+    drop(client);
+    wait_for("no shard channel left", SOON, async || left().await.items().is_empty()).await;
+}
+
 /// Redis cuts a subscriber at 32 MB of unread messages; the proxy does so too, and the rest of the
 /// subscribers of the channel hear everything.
 #[tokio::test]

@@ -639,22 +639,7 @@ fn may_be_queued(handler: Handler, standalone: bool) -> bool {
         | Handler::Script
         | Handler::Publish
         | Handler::Transaction(Tx::Unwatch) => true,
-        Handler::Local(what) => matches!(
-            what,
-            Local::Ping
-                | Local::Echo
-                | Local::Time
-                | Local::Lolwut
-                | Local::Command
-                | Local::CommandCount
-                | Local::CommandDocs
-                | Local::CommandInfo
-                | Local::CommandList
-                | Local::CommandGetkeys
-                | Local::CommandGetkeysandflags
-                | Local::ConfigGet
-                | Local::Help
-        ),
+        Handler::Local(what) => matches!(what, Local::Ping | Local::Echo) || what.is_any_nodes(),
         // There, one node is all.
         Handler::Gather(_) | Handler::Scan | Handler::OneServer => standalone,
         _ => false,

@@ -19,9 +19,10 @@ use crate::resp::encode;
 use crate::resp::request::Request;
 use crate::session::subscriptions::{Kind, Push};
 use crate::session::window::Reply;
-use crate::upstream::pipe::{Entry, Purpose};
+use crate::upstream::pipe::{Duty, Entry, Purpose};
 
 use super::request::entry;
+use super::topics::in_questions;
 use super::{Alarm, Hub};
 
 /// A handover that is not done after this time (ms) is given up.
@@ -124,8 +125,9 @@ impl Hub {
         let mut missing = self.topics.carried_by(h.old);
         missing.retain(|(kind, name)| h.names[kind.index()].insert(name.clone()));
         let lacks = !missing.is_empty();
-        for (kind, names) in in_batches(missing) {
-            self.ask_besides(new, kind, true, names);
+        let missing = missing.into_iter().map(|(kind, name)| (new, kind, name)).collect();
+        for (pipe, kind, names) in in_questions(missing) {
+            self.ask_besides(pipe, kind, names);
         }
         lacks
     }
@@ -210,11 +212,11 @@ impl Hub {
         for kind in Kind::ALL {
             let gone = |name: &Bytes| self.topics.get(kind, name).is_none_or(|t| t.pipe != old);
             let names = names[kind.index()].iter().filter(|name| gone(name));
-            stale.extend(names.map(|name| (kind, name.clone())));
+            stale.extend(names.map(|name| (new, kind, name.clone())));
         }
         self.topics.hand_over(node, old, new);
-        for (kind, names) in in_batches(stale) {
-            self.ask(new, kind, false, names);
+        for (pipe, kind, names) in in_questions(stale) {
+            self.ask(pipe, kind, false, names);
         }
         self.ask(new, Kind::Shard, false, vec![marker]);
         if ahead == Some(new) {
@@ -226,7 +228,7 @@ impl Hub {
 
     fn deliver_held(&mut self, pipe: Key, held: Vec<Bytes>) {
         for message in held {
-            self.pushed(pipe, crate::upstream::pipe::Duty::Subscriber, Reply::Shared(message));
+            self.pushed(pipe, Duty::Subscriber, Reply::Shared(message));
         }
     }
 
@@ -275,27 +277,4 @@ impl Hub {
         self.ask(old, Kind::Shard, false, vec![marker]);
         self.plan_handover(old);
     }
-}
-
-/// Names by kind, as many a question as may be; shard channels of one question share a slot.
-fn in_batches(names: Vec<(Kind, Bytes)>) -> Vec<(Kind, Vec<Bytes>)> {
-    let place = |kind: Kind, name: &Bytes| match kind {
-        Kind::Shard => (kind.index(), slot(name)),
-        Kind::Channel | Kind::Pattern => (kind.index(), 0),
-    };
-    let mut names = names;
-    names.sort_by_key(|(kind, name)| place(*kind, name));
-    let mut batches: Vec<(Kind, Vec<Bytes>)> = Vec::new();
-    for (kind, name) in names {
-        match batches.last_mut() {
-            Some((k, all))
-                if all.len() < super::pubsub::MAX_NAMES
-                    && place(*k, &all[0]) == place(kind, &name) =>
-            {
-                all.push(name);
-            }
-            _ => batches.push((kind, vec![name])),
-        }
-    }
-    batches
 }

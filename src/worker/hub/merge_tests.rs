@@ -14,16 +14,9 @@ const LIMIT: usize = 1 << 20;
 fn two_shards() -> (Hub, Key, Vec<Key>) {
     let settings = Settings {
         op_timeout: Duration::from_secs(5),
-        connect_timeout: Duration::from_secs(2),
-        max_redirects: 16,
-        read_from: ReadFrom::Primary,
-        auth_backoff_min: Duration::from_millis(10),
-        auth_backoff_max: Duration::from_millis(100),
-        max_connection_age: Duration::ZERO,
-        dial_rate_limit: 0.0,
-        max_request: 1 << 20,
         max_client_output: 1 << 30,
         max_merge: LIMIT,
+        ..super::wait_tests::settings()
     };
     let mut hub = Hub::new(settings, 7);
     hub.set_credential(CredentialState::NotNeeded);

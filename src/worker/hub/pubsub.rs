@@ -32,7 +32,7 @@ use crate::upstream::kind::Kind as PipeKind;
 use crate::upstream::pipe::{Duty, Entry, Pipe, Purpose, State};
 
 use super::request::entry;
-use super::topics::Answered;
+use super::topics::{Answered, in_questions};
 use super::{Alarm, Hub};
 
 /// Redis's `client-output-buffer-limit pubsub`: a subscriber that leaves more than this unread
@@ -44,9 +44,6 @@ const SLOW_UNREAD: usize = 8 << 20;
 
 /// … for so long (ms) is disconnected too.
 const SLOW_MS: u64 = 60_000;
-
-/// Most names one SUBSCRIBE of the proxy's own carries.
-pub(super) const MAX_NAMES: usize = 512;
 
 /// A pipe that only listens is asked for a sign of life when it was silent for so long (ms).
 const KEEPALIVE_MS: u64 = 15_000;
@@ -156,18 +153,14 @@ impl Hub {
 
     /// The session hears these names no more; nodes are told when nobody else does.
     fn leave(&mut self, key: Key, kind: Kind, names: Vec<Bytes>) {
-        let mut by_pipe: Vec<(Key, Vec<Bytes>)> = Vec::new();
+        let mut left = Vec::new();
         for name in names {
-            let Some(pipe) = self.topics.leave(kind, &name, key) else {
-                continue;
-            };
-            self.counters.subscriptions = self.topics.len() as u64;
-            match by_pipe.iter_mut().find(|(p, _)| *p == pipe) {
-                Some((_, all)) => all.push(name),
-                None => by_pipe.push((pipe, vec![name])),
+            if let Some(pipe) = self.topics.leave(kind, &name, key) {
+                left.push((pipe, kind, name));
             }
         }
-        for (pipe, names) in by_pipe {
+        self.counters.subscriptions = self.topics.len() as u64;
+        for (pipe, kind, names) in in_questions(left) {
             self.ask(pipe, kind, false, names);
         }
     }
@@ -230,7 +223,7 @@ impl Hub {
         self.topics.dirty = false;
         self.counters.subscriptions = self.topics.len() as u64;
         self.follow_slots();
-        let mut batches: Vec<(Key, Kind, Vec<Bytes>)> = Vec::new();
+        let mut placed = Vec::new();
         let mut later = Vec::new();
         for (kind, name) in std::mem::take(&mut self.topics.homeless) {
             if self.topics.get(kind, &name).is_none_or(|t| t.pipe != Key::NONE) {
@@ -243,30 +236,15 @@ impl Hub {
                     node.unwrap_or(UNASSIGNED)
                 }
             };
-            if node == UNASSIGNED {
+            // While its node's subscriber is being replaced, it waits a round trip.
+            if node == UNASSIGNED || self.is_settling(node) {
                 later.push((kind, name));
-                continue;
-            }
-            if self.is_settling(node) {
-                // Its subscriber is being replaced: a round trip later.
-                later.push((kind, name));
-                continue;
-            }
-            let pipe = self.subscriber(node);
-            // Shard channels of one question must share a slot.
-            let fits = |batch: &(Key, Kind, Vec<Bytes>)| {
-                batch.0 == pipe
-                    && batch.1 == kind
-                    && batch.2.len() < MAX_NAMES
-                    && (kind != Kind::Shard || slot(&batch.2[0]) == slot(&name))
-            };
-            match batches.iter_mut().rev().take(64).find(|b| fits(b)) {
-                Some((_, _, names)) => names.push(name),
-                None => batches.push((pipe, kind, vec![name])),
+            } else {
+                placed.push((self.subscriber(node), kind, name));
             }
         }
         self.topics.homeless = later;
-        for (pipe, kind, names) in batches {
+        for (pipe, kind, names) in in_questions(placed) {
             self.ask(pipe, kind, true, names);
         }
     }
@@ -347,17 +325,11 @@ impl Hub {
         }
     }
 
-    /// The same, while another pipe carries the topics.
-    pub(super) fn ask_besides(
-        &mut self,
-        pipe: Key,
-        kind: Kind,
-        subscribe: bool,
-        names: Vec<Bytes>,
-    ) {
+    /// Asks for a subscription while another pipe carries the topics.
+    pub(super) fn ask_besides(&mut self, pipe: Key, kind: Kind, names: Vec<Bytes>) {
         if self.pipes.get(pipe).is_some() {
-            self.say(pipe, kind, subscribe, &names);
-            self.topics.ask_besides(pipe, kind, subscribe, names);
+            self.say(pipe, kind, true, &names);
+            self.topics.ask_besides(pipe, kind, names);
         }
     }
 

@@ -3,10 +3,10 @@
 //! A connection says AUTH again with the newest token some time after that was obtained, spread over
 //! a part of the token's life; a refused AUTH leaves the old authentication in force and is tried
 //! again with backoff. At a jittered age every connection is replaced: the next one is made ready
-//! before the old one takes no more commands; how subscriptions follow is `handover`'s to say. What a blocking command occupies is not
-//! renewed: that command is sent with a shorter timeout, and again for the rest. Invariant: dials and
-//! AUTHs go through one token bucket a worker, dials first; nothing here delays a command longer
-//! than a round trip.
+//! before the old one takes no more commands; how subscriptions follow is `handover`'s to say. What
+//! a blocking command occupies is not renewed: that command is sent with a shorter timeout, and
+//! again for the rest. Invariant: dials and AUTHs go through one token bucket a worker, dials first;
+//! nothing here delays a command longer than a round trip.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -183,7 +183,7 @@ impl Hub {
             }
             // It opens another by itself.
             Duty::Monitor(_) => self.drop_pipe(key, "it reached --max-connection-age"),
-            Duty::Subscriber if self.topics.carried_by(key).is_empty() => {
+            Duty::Subscriber if !self.topics.carries(key) => {
                 self.counters.retirements += 1;
                 self.drop_pipe(key, "it reached --max-connection-age");
             }

@@ -308,7 +308,10 @@ impl Hub {
 
     /// The nodes know more than the slot map: it is asked for anew.
     fn see_strangers(&mut self, told: &[(NodeAddr, Told<NodeAddr>)]) {
-        let strange = |(_, told): &(NodeAddr, Told<NodeAddr>)| matches!(told, Told::Sample(s) if !s.is_primary || s.named.iter().any(|n| !n.importing));
+        let strange = |(_, told): &(NodeAddr, Told<NodeAddr>)| match told {
+            Told::Sample(s) => !s.is_primary || s.named.iter().any(|n| !n.importing),
+            Told::Refused => false,
+        };
         if told.iter().any(strange) {
             self.work.refresh = Some(Reason::ClusterDown);
         }

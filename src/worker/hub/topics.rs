@@ -13,8 +13,12 @@ use bytes::Bytes;
 
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::glob;
+use crate::command::slot::slot;
 use crate::key::Key;
 use crate::session::subscriptions::Kind;
+
+/// Most names one question carries.
+const MAX_NAMES: usize = 512;
 
 /// One name somebody is subscribed to.
 #[derive(Debug)]
@@ -153,7 +157,7 @@ impl Topics {
 
     /// Notes a question on a pipe; its topics will be confirmed by the answer to this one.
     pub(super) fn ask(&mut self, pipe: Key, kind: Kind, subscribe: bool, names: Vec<Bytes>) {
-        let number = self.next_number.wrapping_add(1);
+        let number = self.next_question();
         if subscribe {
             for name in &names {
                 if let Some(topic) = self.get_mut(kind, name) {
@@ -163,19 +167,21 @@ impl Topics {
                 }
             }
         }
-        self.ask_besides(pipe, kind, subscribe, names);
+        self.note(number, pipe, kind, subscribe, names);
     }
 
-    /// Notes a question that changes nothing about the topics.
-    pub(super) fn ask_besides(
-        &mut self,
-        pipe: Key,
-        kind: Kind,
-        subscribe: bool,
-        names: Vec<Bytes>,
-    ) {
+    /// Notes a SUBSCRIBE on a pipe while another one carries the topics.
+    pub(super) fn ask_besides(&mut self, pipe: Key, kind: Kind, names: Vec<Bytes>) {
+        let number = self.next_question();
+        self.note(number, pipe, kind, true, names);
+    }
+
+    fn next_question(&mut self) -> u32 {
         self.next_number = self.next_number.wrapping_add(1);
-        let number = self.next_number;
+        self.next_number
+    }
+
+    fn note(&mut self, number: u32, pipe: Key, kind: Kind, subscribe: bool, names: Vec<Bytes>) {
         let left = names.len();
         let question = Question { number, kind, subscribe, names, left };
         self.questions.entry(pipe).or_default().push_back(question);
@@ -259,6 +265,11 @@ impl Topics {
         }
     }
 
+    /// True when a pipe carries any name.
+    pub(super) fn carries(&self, pipe: Key) -> bool {
+        self.by_name.iter().flat_map(HashMap::values).any(|t| t.pipe == pipe)
+    }
+
     /// The names a pipe carries.
     pub(super) fn carried_by(&self, pipe: Key) -> Vec<(Kind, Bytes)> {
         let of = |kind| self.of(kind).filter(|(_, t)| t.pipe == pipe);
@@ -319,6 +330,28 @@ impl Topics {
             patterns.map(|(_, t)| t.subscribers.len() as i64 - i64::from(t.confirmed)).sum::<i64>();
         self.surplus(Kind::Channel, channel) + by_pattern
     }
+}
+
+/// Names by pipe and kind, as many a question as may be: a node takes shard channels of one slot at a
+/// time, and refuses all of a question otherwise.
+pub(super) fn in_questions(mut names: Vec<(Key, Kind, Bytes)>) -> Vec<(Key, Kind, Vec<Bytes>)> {
+    let place = |pipe: Key, kind: Kind, name: &Bytes| match kind {
+        Kind::Shard => (pipe, kind.index(), slot(name)),
+        Kind::Channel | Kind::Pattern => (pipe, kind.index(), 0),
+    };
+    names.sort_by_key(|(pipe, kind, name)| place(*pipe, *kind, name));
+    let mut questions: Vec<(Key, Kind, Vec<Bytes>)> = Vec::new();
+    for (pipe, kind, name) in names {
+        match questions.last_mut() {
+            Some((p, k, all))
+                if all.len() < MAX_NAMES && place(*p, *k, &all[0]) == place(pipe, kind, &name) =>
+            {
+                all.push(name);
+            }
+            _ => questions.push((pipe, kind, vec![name])),
+        }
+    }
+    questions
 }
 
 #[cfg(test)]

@@ -18,22 +18,26 @@ pub(super) struct Bench {
     pub(super) client: Key,
 }
 
+/// What a worker in a test is told: no ageing, no pacing.
+pub(super) fn settings() -> Settings {
+    Settings {
+        op_timeout: Duration::from_millis(OP_TIMEOUT),
+        connect_timeout: Duration::from_secs(2),
+        max_redirects: 16,
+        read_from: ReadFrom::Primary,
+        auth_backoff_min: Duration::from_millis(10),
+        auth_backoff_max: Duration::from_millis(100),
+        max_connection_age: Duration::ZERO,
+        dial_rate_limit: 0.0,
+        max_request: 1 << 20,
+        max_client_output: 1 << 20,
+        max_merge: 1 << 20,
+    }
+}
+
 impl Bench {
     pub(super) fn new() -> Self {
-        let settings = Settings {
-            op_timeout: Duration::from_millis(OP_TIMEOUT),
-            connect_timeout: Duration::from_secs(2),
-            max_redirects: 16,
-            read_from: ReadFrom::Primary,
-            auth_backoff_min: Duration::from_millis(10),
-            auth_backoff_max: Duration::from_millis(100),
-            max_connection_age: Duration::ZERO,
-            dial_rate_limit: 0.0,
-            max_request: 1 << 20,
-            max_client_output: 1 << 20,
-            max_merge: 1 << 20,
-        };
-        let mut hub = Hub::new(settings, 7);
+        let mut hub = Hub::new(settings(), 7);
         hub.set_credential(CredentialState::NotNeeded);
         let client = hub.client_open(Profile::default());
         let mut bench = Self { hub, client };
