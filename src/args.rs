@@ -25,6 +25,9 @@ pub const ENV_PREFIX: &str = "MEMORYSTORE_PROXY_";
 
 const CONFIG_FILE: &str = "config-file";
 
+/// Stands between several instances in the text of [`flags::ENDPOINT`]; none has spaces inside.
+const BETWEEN: &str = " ";
+
 /// Where a value was written. A greater one wins over a smaller one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -75,6 +78,12 @@ impl Settings {
             (Origin::Flag | Origin::File, _) => format!("--{name}"),
             (Origin::Env, _) => env_name(name),
         }
+    }
+
+    /// As [`Self::add`], in the place of what the same origin gave before.
+    fn replace(&mut self, flag: &Flag, text: String, origin: Origin) {
+        self.values.retain(|name, old| *name != flag.name || old.origin != origin);
+        self.add(flag, text, origin);
     }
 
     fn add(&mut self, flag: &Flag, text: String, origin: Origin) {
@@ -141,9 +150,15 @@ where
 pub fn command() -> Command {
     let args = FLAGS.iter().map(|flag| {
         let help = flag_help(flag);
-        let arg = Arg::new(flag.name).help(help).help_heading(flag.group);
+        let short = flags::SHORT.iter().find(|(_, name)| *name == flag.name).map(|(c, _)| *c);
+        let aliases = flags::ALIASES.iter().filter(|(_, name)| *name == flag.name);
+        let arg = Arg::new(flag.name)
+            .short(short)
+            .aliases(aliases.map(|(alias, _)| *alias))
+            .help(help)
+            .help_heading(flag.group);
         match flag.kind {
-            Kind::Positional(value) => arg.value_name(value),
+            Kind::Positional(value) => return instances(arg.value_name(value)),
             Kind::Value(value) => arg.long(flag.name).value_name(value),
             Kind::Bool => arg
                 .long(flag.name)
@@ -175,11 +190,16 @@ pub fn command() -> Command {
         .arg(
             Arg::new("version")
                 .long("version")
-                .short('V')
+                .short('v')
+                .short_alias('V')
                 .action(ArgAction::Version)
                 .help("Print the version and end")
                 .help_heading(flags::PROGRAM),
         )
+}
+
+fn instances(arg: Arg) -> Arg {
+    arg.num_args(0..).action(ArgAction::Append).value_parser(value_parser!(String))
 }
 
 fn flag_help(flag: &Flag) -> StyledStr {
@@ -193,14 +213,18 @@ fn flag_help(flag: &Flag) -> StyledStr {
 
 fn add_flags(settings: &mut Settings, matches: &ArgMatches) {
     for flag in FLAGS {
-        if let Some(text) = matches.get_one::<String>(flag.name) {
-            settings.add(flag, text.clone(), Origin::Flag);
+        let texts: Vec<&str> = matches
+            .get_many::<String>(flag.name)
+            .map_or_else(Vec::new, |texts| texts.map(String::as_str).collect());
+        if !texts.is_empty() {
+            settings.add(flag, texts.join(BETWEEN), Origin::Flag);
         }
     }
 }
 
 fn add_env(settings: &mut Settings, env: &Environment) -> Result<(), Error> {
     let mut strangers = Vec::new();
+    let mut numbered: BTreeMap<u32, &str> = BTreeMap::new();
     for (name, value) in env.iter() {
         let Some(name) = name.to_str().filter(|n| n.starts_with(ENV_PREFIX)) else {
             continue;
@@ -208,19 +232,33 @@ fn add_env(settings: &mut Settings, env: &Environment) -> Result<(), Error> {
         if value.is_empty() {
             continue;
         }
+        let text = || {
+            value.to_str().ok_or_else(|| {
+                Error::config(format_args!("{name} is not valid UTF-8; set it to plain text"))
+            })
+        };
+        if let Some(number) = instance_number(name) {
+            numbered.insert(number, text()?);
+            continue;
+        }
         let Some(flag) = FLAGS.iter().find(|flag| env_name(flag.name) == name) else {
             strangers.push(name);
             continue;
         };
-        let text = value.to_str().ok_or_else(|| {
-            Error::config(format_args!("{name} is not valid UTF-8; set it to plain text"))
-        })?;
+        let text = text()?;
         // Kubernetes gives every pod such a variable for a Service named memorystore-proxy.
         if flag.name == "port" && text.starts_with("tcp://") {
             strangers.push(name);
             continue;
         }
         settings.add(flag, text.to_owned(), Origin::Env);
+    }
+    if let (Some(flag), false) =
+        (FLAGS.iter().find(|f| f.name == flags::ENDPOINT), numbered.is_empty())
+    {
+        let first = env.var(&env_name(flag.name)).and_then(|first| first.to_str());
+        let all: Vec<&str> = first.into_iter().chain(numbered.into_values()).collect();
+        settings.replace(flag, all.join(BETWEEN), Origin::Env);
     }
     if !strangers.is_empty() {
         settings.warnings.push(format!(
@@ -231,6 +269,11 @@ fn add_env(settings: &mut Settings, env: &Environment) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// The number of a further instance: `MEMORYSTORE_PROXY_ENDPOINT_0`, `_1` and so on.
+fn instance_number(name: &str) -> Option<u32> {
+    name.strip_prefix(&env_name(flags::ENDPOINT))?.strip_prefix('_')?.parse().ok()
 }
 
 fn add_file(settings: &mut Settings, path: &Path, text: &str) -> Result<(), Error> {
@@ -274,9 +317,9 @@ fn toml_text(flag: &Flag, value: toml::Value) -> Result<String, &'static str> {
         }
         (_, V::Integer(number)) => Ok(number.to_string()),
         (_, V::String(text)) => Ok(text),
-        (Kind::Positional(_), V::Array(seeds)) => {
-            let seeds: Option<Vec<_>> = seeds.iter().map(|v| v.as_str()).collect();
-            seeds.map(|seeds| seeds.join(",")).ok_or("write every seed as \"HOST:PORT\"")
+        (Kind::Positional(_), V::Array(instances)) => {
+            let all: Option<Vec<_>> = instances.iter().map(|v| v.as_str()).collect();
+            all.map(|all| all.join(BETWEEN)).ok_or("write every instance as \"HOST:PORT\"")
         }
         _ => Err("write a string or a number"),
     }
@@ -300,11 +343,6 @@ fn one_sentence(error: &clap::Error) -> String {
                 }
                 None => format!("unknown flag '{name}'; see --help for the list"),
             }
-        }
-        // The stray word is not repeated: it may be a token that lost its flag.
-        ErrorKind::UnknownArgument => {
-            "there is more than one endpoint argument; give all seeds as one list, HOST:PORT,HOST:PORT"
-                .to_owned()
         }
         ErrorKind::ArgumentConflict => format!("{name} was given more than once; give it once"),
         ErrorKind::InvalidValue | ErrorKind::NoEquals | ErrorKind::WrongNumberOfValues => {

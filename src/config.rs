@@ -5,6 +5,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod endpoint;
+mod instances;
+mod lifecycle;
 mod values;
 
 use std::fmt::Display;
@@ -15,27 +17,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use endpoint::Endpoint;
+pub use instances::Instance;
+pub use lifecycle::Lifecycle;
 
-use crate::args::flags::{self, FLAGS, Kind};
+use crate::args::flags::{FLAGS, Kind};
 use crate::args::{Origin, Settings, Value};
 use crate::credentials::schedule::BackoffRange;
 use crate::credentials::sources::CredentialSource;
 use crate::error::Error;
 use crate::telemetry::logs::{Format, LogConfig, Verbosity};
-use crate::worker::hub::ReadFrom;
 use values::{
-    boolean, duration, duration_or_zero, ip, octal, path, port, rate, read_from, redirects,
-    socket_path, threads, token, username,
+    boolean, duration, duration_or_zero, ip, octal, path, port, rate, redirects, socket_path,
+    threads, token, username,
 };
 
 /// Everything the user decides.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The cluster.
-    pub endpoint: Endpoint,
-    /// Where clients connect.
-    pub listen: Listen,
-    /// Worker threads.
+    /// What is served; one at least.
+    pub instances: Vec<Instance>,
+    /// Worker threads of each instance.
     pub threads: NonZeroUsize,
     /// Where the AUTH password comes from.
     pub credential_source: CredentialSource,
@@ -55,8 +56,8 @@ pub struct Config {
     pub max_connection_age: Duration,
     /// Dials and AUTHs a second, of all workers together; 0: no limit.
     pub dial_rate_limit: u32,
-    /// Which nodes answer reads.
-    pub read_from: ReadFrom,
+    /// How the process starts and stops.
+    pub lifecycle: Lifecycle,
     /// The HTTP server.
     pub http: Http,
     /// What is logged and how.
@@ -85,6 +86,23 @@ pub struct UnixSocket {
     pub mode: u32,
 }
 
+impl Listen {
+    fn tcp(&self) -> (IpAddr, u16) {
+        (self.address, self.port)
+    }
+
+    /// Whether the two cannot be listened on at once.
+    fn overlaps(&self, other: &Self) -> bool {
+        let path = |listen: &Self| listen.unix_socket.as_ref().map(|u| u.path.clone());
+        same_place(self.tcp(), other.tcp()) || path(self).is_some_and(|p| path(other) == Some(p))
+    }
+}
+
+/// Whether two listeners would be in each other's way; port 0 is a free one each time.
+fn same_place(a: (IpAddr, u16), b: (IpAddr, u16)) -> bool {
+    a.1 == b.1 && a.1 != 0 && (a.0 == b.0 || a.0.is_unspecified() || b.0.is_unspecified())
+}
+
 /// The HTTP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
@@ -94,6 +112,8 @@ pub struct Http {
     pub port: u16,
     /// Serve the health paths.
     pub health_check: bool,
+    /// Probes ask the nodes too.
+    pub with_backend_check: bool,
     /// Serve the metrics.
     pub prometheus: bool,
 }
@@ -117,10 +137,10 @@ impl Config {
             address: reader.typed("http-address", ip)?,
             port: reader.typed("http-port", port)?,
             health_check: reader.switch("health-check")?,
+            with_backend_check: reader.switch("with-backend-check")?,
             prometheus: reader.switch("prometheus")?,
         };
         let config = Self {
-            listen: reader.listen()?,
             threads: reader.typed("threads", threads)?,
             credential_source: reader.credential_source()?,
             upstream_username: reader.typed("upstream-username", username)?,
@@ -131,17 +151,15 @@ impl Config {
             max_redirects: reader.typed("max-redirects", redirects)?,
             max_connection_age: reader.typed("max-connection-age", duration_or_zero)?,
             dial_rate_limit: reader.typed("dial-rate-limit", rate)?,
-            read_from: reader.typed("read-from", read_from)?,
+            lifecycle: reader.lifecycle()?,
             http,
             logs,
             warnings: settings.warnings.clone(),
-            endpoint: reader.endpoint()?,
+            instances: reader.instances()?,
         };
-        let (listen, http) = (&config.listen, &config.http);
-        let same_address = listen.address == http.address
-            || listen.address.is_unspecified()
-            || http.address.is_unspecified();
-        if http.enabled() && same_address && listen.port == http.port && listen.port != 0 {
+        let http = &config.http;
+        let at_http = |i: &Instance| same_place(i.listen.tcp(), (http.address, http.port));
+        if http.enabled() && config.instances.iter().any(at_http) {
             return Err(Error::config(format_args!(
                 "--port and --http-port are both {}; give them different numbers",
                 http.port
@@ -282,12 +300,12 @@ impl Reader<'_> {
         })
     }
 
-    fn listen(&self) -> Result<Listen, Error> {
-        let address = self.typed("address", ip)?;
+    /// Whether the user permits to listen there; `name` is the setting that says where.
+    fn may_listen_on(&self, name: &'static str, address: IpAddr) -> Result<(), Error> {
         if !address.to_canonical().is_loopback() && !self.switch("allow-non-loopback")? {
-            let origin = self.0.get("address").map_or(Origin::Flag, |v| v.origin);
+            let origin = self.0.get(name).map_or(Origin::Flag, |v| v.origin);
             return self.fail(
-                "address",
+                name,
                 origin,
                 format_args!(
                     "{address} is not a loopback address, so other machines could use the proxy's \
@@ -295,10 +313,12 @@ impl Reader<'_> {
                 ),
             );
         }
+        Ok(())
+    }
+
+    fn unix_socket(&self) -> Result<Option<UnixSocket>, Error> {
         let mode = self.typed("unix-socket-mode", octal)?;
-        let unix_socket =
-            self.given("unix-socket", socket_path)?.map(|path| UnixSocket { path, mode });
-        Ok(Listen { address, port: self.typed("port", port)?, unix_socket })
+        Ok(self.given("unix-socket", socket_path)?.map(|path| UnixSocket { path, mode }))
     }
 
     fn auth_backoff(&self) -> Result<BackoffRange, Error> {
@@ -326,25 +346,6 @@ impl Reader<'_> {
             None => Verbosity::Normal,
         };
         Ok(LogConfig { format, verbosity })
-    }
-
-    fn endpoint(&self) -> Result<Endpoint, Error> {
-        let name = flags::ENDPOINT;
-        let endpoint = self.given(name, Endpoint::parse)?.ok_or_else(|| {
-            Error::config(
-                "the cluster's discovery endpoint is missing; give it as HOST:PORT, for example \
-                 'memorystore-auth-proxy 10.0.0.3:6379'",
-            )
-        })?;
-        if let (Endpoint::Resource(_), Some(value)) = (&endpoint, self.0.get(name)) {
-            return self.fail(
-                name,
-                value.origin,
-                "is a resource name, which is not supported yet; give the discovery endpoint as \
-                 HOST:PORT",
-            );
-        }
-        Ok(endpoint)
     }
 }
 

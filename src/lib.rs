@@ -21,6 +21,7 @@
 //! [`resp`] are stateless. Pure modules deny `clippy::disallowed_methods`, which bans clocks, tasks
 //! and sockets.
 
+pub mod activity;
 pub mod admin;
 pub mod app;
 pub mod args;

@@ -3,7 +3,7 @@
 //! Invariant: an accept error never ends the listener; a client goes to the worker with the fewest
 //! sessions. It reads and writes nothing: the worker owns the socket from its first byte on.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use crate::net;
 use crate::session::core::Profile;
+use crate::telemetry::metrics::WorkerMetrics;
 use crate::worker::socket::Stream;
 use crate::worker::{Accepted, Worker};
 
@@ -72,17 +73,38 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile
     Ok((listener, file))
 }
 
+/// Counts clients at the door: all instances of the process together have one limit.
+#[derive(Debug)]
+pub struct Gate {
+    /// Most clients at once; 0: no limit.
+    pub max_connections: usize,
+    /// Whose clients count.
+    pub workers: Vec<Arc<Vec<Worker>>>,
+}
+
+impl Gate {
+    fn is_full(&self) -> bool {
+        let clients = || self.workers.iter().flat_map(|all| all.iter()).map(Worker::sessions).sum();
+        self.max_connections > 0 && self.max_connections <= clients()
+    }
+}
+
+/// What a server says to a client too many.
+const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
+
 /// Hands clients to workers.
 #[derive(Debug)]
 pub struct Reception {
     workers: Arc<Vec<Worker>>,
+    gate: Arc<Gate>,
+    metrics: Arc<WorkerMetrics>,
     next_id: AtomicU64,
 }
 
 impl Reception {
     /// For these workers.
-    pub fn new(workers: Arc<Vec<Worker>>) -> Self {
-        Self { workers, next_id: AtomicU64::new(1) }
+    pub fn new(workers: Arc<Vec<Worker>>, gate: Arc<Gate>, metrics: Arc<WorkerMetrics>) -> Self {
+        Self { workers, gate, metrics, next_id: AtomicU64::new(1) }
     }
 
     /// Accepts TCP clients for ever.
@@ -111,9 +133,9 @@ impl Reception {
         }
     }
 
-    /// Accepts Unix clients for ever.
-    pub async fn serve_unix(&self, listener: UnixListener, path: &Path) {
-        let shown = format!("{}:0", path.display());
+    /// Accepts Unix clients for ever; the file is removed at the end.
+    pub async fn serve_unix(&self, listener: UnixListener, file: SocketFile) {
+        let shown = format!("{}:0", file.0.display());
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => match stream.into_std() {
@@ -129,6 +151,11 @@ impl Reception {
     }
 
     fn hand_over(&self, stream: Stream, mut profile: Profile) {
+        if self.gate.is_full() {
+            self.metrics.client_connections_rejected.inc();
+            tracing::debug!("a client was refused: --max-connections is reached");
+            return turn_away(stream);
+        }
         profile.id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if let Some(worker) = self.workers.iter().min_by_key(|w| w.sessions())
             && !worker.serve(Accepted { stream, profile })
@@ -136,6 +163,15 @@ impl Reception {
             tracing::debug!("a client came while the proxy stops");
         }
     }
+}
+
+/// Says why, as far as the socket takes it at once, and hangs up.
+fn turn_away(stream: Stream) {
+    // Whoever does not take the few bytes has gone already.
+    let _ = match stream {
+        Stream::Tcp(mut s) => s.write(TOO_MANY),
+        Stream::Unix(mut s) => s.write(TOO_MANY),
+    };
 }
 
 async fn pause(error: &io::Error) {

@@ -12,6 +12,8 @@ use memorystore_auth_proxy::telemetry::logs;
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
+        // Stopped as it should: the code alone tells by which signal.
+        Err(error @ Error::Signal(_)) => ExitCode::from(&error),
         Err(error) => {
             // Not a log line: the user may have asked for none, or logging did not start yet.
             let _ = writeln!(std::io::stderr(), "memorystore-auth-proxy: {}", error::chain(&error));

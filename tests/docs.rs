@@ -12,7 +12,8 @@ use memorystore_auth_proxy::args::env_name;
 use memorystore_auth_proxy::args::flags::{FLAGS, Flag, Kind};
 use memorystore_auth_proxy::cluster::watcher::WatcherStatus;
 use memorystore_auth_proxy::credentials::{Credential, CredentialState, Secret};
-use memorystore_auth_proxy::telemetry::control::{ControlSources, SourceCounts, registry};
+use memorystore_auth_proxy::telemetry::control::{MapSources, ProcessSources, SourceCounts};
+use memorystore_auth_proxy::telemetry::scrape::{InstanceSources, Scrape};
 use tokio::sync::watch;
 
 const PAGES: &[&str] = &[
@@ -143,16 +144,19 @@ fn families() -> BTreeSet<String> {
         source: "gcloud",
         principal: None,
     });
-    let sources = ControlSources {
-        credentials: watch::channel(CredentialState::Ready { credential, refresh_error: None }).1,
+    let map = MapSources {
         topology: watch::channel(None).1,
         watcher: watch::channel(WatcherStatus::default()).1,
+    };
+    let process = ProcessSources {
+        credentials: watch::channel(CredentialState::Ready { credential, refresh_error: None }).1,
         credential_counts: Arc::new(|| {
             vec![SourceCounts { source: "gcloud", refreshes: 1, failures: 1 }]
         }),
         started_at: now,
     };
-    let all = registry(vec![Arc::default()], sources).unwrap().gather();
+    let instance = InstanceSources { name: "h:1".into(), threads: vec![Arc::default()], map };
+    let all = Scrape::new(process, vec![instance]).unwrap().gather();
     all.iter().map(|family| family.name().to_owned()).collect()
 }
 

@@ -13,12 +13,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus::{Registry, TextEncoder};
+use prometheus::TextEncoder;
 use tokio::net::TcpListener;
 
 use super::health::{self, Unhealthy};
 use super::state::AppState;
 use super::status::{Status, status};
+use crate::telemetry::scrape::Scrape;
 
 /// The HTTP side could not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +45,8 @@ pub async fn bind(host: &str, port: u16) -> Result<TcpListener, BindError> {
     })
 }
 
-/// The paths: health when `health_check`, `/metrics` when there is a registry, `/status` always.
-pub fn router(state: Arc<AppState>, health_check: bool, metrics: Option<Registry>) -> Router {
+/// The paths: health when `health_check`, `/metrics` when there is something to scrape, `/status` always.
+pub fn router(state: Arc<AppState>, health_check: bool, metrics: Option<Scrape>) -> Router {
     let mut router = Router::new().route("/status", get(status_handler));
     if health_check {
         router = router
@@ -54,8 +55,8 @@ pub fn router(state: Arc<AppState>, health_check: bool, metrics: Option<Registry
             .route("/readiness", get(readiness));
     }
     let mut router = router.with_state(state);
-    if let Some(registry) = metrics {
-        router = router.route("/metrics", get(move || std::future::ready(scrape(&registry))));
+    if let Some(metrics) = metrics {
+        router = router.route("/metrics", get(move || std::future::ready(text(&metrics))));
     }
     router
 }
@@ -97,9 +98,9 @@ fn probe(outcome: Result<(), Unhealthy>) -> Response {
     }
 }
 
-fn scrape(registry: &Registry) -> Response {
+fn text(metrics: &Scrape) -> Response {
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
+    match TextEncoder::new().encode_to_string(&metrics.gather()) {
         Ok(text) => (content_type, text).into_response(),
         Err(e) => {
             tracing::error!("cannot write the metrics as text: {e}");

@@ -6,11 +6,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::*;
-use crate::admin::state::{Lifecycle, NodeStatus, Soon, StatusSource};
+use crate::admin::state::{InstanceState, Lifecycle, NodeStatus, Soon, StatusSource};
 use crate::cluster::topology::{Mode, NodeAddr, SLOTS, Shard, Topology, UNASSIGNED};
 use crate::cluster::watcher::WatcherStatus;
 use crate::credentials::{Credential, CredentialState, Secret};
-use crate::telemetry::control::{ControlSources, registry};
+use crate::telemetry::control::{MapSources, ProcessSources};
+use crate::telemetry::scrape::{InstanceSources, Scrape};
 
 struct Source {
     dead: Option<String>,
@@ -69,21 +70,26 @@ async fn bed(health_check: bool, prometheus: bool, dead: Option<&str>) -> Bed {
     let lifecycle = Arc::new(Lifecycle::default());
     let state = AppState {
         credentials: credentials.1.clone(),
-        topology: topology.1.clone(),
-        watcher: watcher.1.clone(),
+        instances: vec![InstanceState {
+            name: "seed:6379".into(),
+            topology: topology.1.clone(),
+            watcher: watcher.1.clone(),
+            backend: None,
+            source: Arc::new(Source { dead: dead.map(str::to_owned), stuck: dead.is_some() }),
+        }],
         lifecycle: lifecycle.clone(),
-        source: Arc::new(Source { dead: dead.map(str::to_owned), stuck: dead.is_some() }),
         started_at: SystemTime::now(),
     };
     let metrics = prometheus.then(|| {
-        let sources = ControlSources {
+        let process = ProcessSources {
             credentials: credentials.1,
-            topology: topology.1,
-            watcher: watcher.1,
             credential_counts: Arc::new(Vec::new),
             started_at: state.started_at,
         };
-        registry(vec![Arc::default()], sources).unwrap()
+        let map = MapSources { topology: topology.1, watcher: watcher.1 };
+        let threads = vec![Arc::default()];
+        let instance = InstanceSources { name: "seed:6379".into(), threads, map };
+        Scrape::new(process, vec![instance]).unwrap()
     });
     let listener = bind("127.0.0.1", 0).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -199,8 +205,14 @@ async fn paths_exist_only_with_their_flag() {
     let (code, head, body) = metrics.get("/metrics").await;
     assert_eq!(code, 200);
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
-    assert!(body.contains("\nmemorystore_proxy_commands_total 0\n"), "{body}");
-    assert!(body.contains("\nmemorystore_proxy_topology_epoch 0\n"), "{body}");
+    assert!(
+        body.contains("\nmemorystore_proxy_commands_total{instance_name=\"seed:6379\"} 0\n"),
+        "{body}"
+    );
+    assert!(
+        body.contains("\nmemorystore_proxy_topology_epoch{instance_name=\"seed:6379\"} 0\n"),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -224,7 +236,7 @@ async fn status_shows_the_world_and_no_secret() {
     }
     let json: serde_json::Value = serde_json::from_str(&body).unwrap();
     let at = |pointer: &str| json.pointer(pointer).unwrap_or_else(|| panic!("{pointer}: {body}"));
-    assert_eq!(at("/listeners/0"), "127.0.0.1:6379");
+    assert_eq!(at("/instances/0/listeners/0"), "127.0.0.1:6379");
     assert_eq!(at("/clients"), 3);
     assert_eq!(at("/credential/state"), "ready");
     assert_eq!(at("/credential/source"), "metadata server");
@@ -234,15 +246,15 @@ async fn status_shows_the_world_and_no_secret() {
     assert!((600..660).contains(&age), "{age}");
     let left = at("/credential/expires_in_seconds").as_i64().unwrap();
     assert!((2940..=3000).contains(&left), "{left}");
-    assert_eq!(at("/topology/mode"), "cluster");
-    assert_eq!(at("/topology/epoch"), 4);
-    assert_eq!(at("/topology/slots_covered"), 100);
-    assert_eq!(at("/topology/shards/0/slots"), &serde_json::json!(["0-6", "8-99"]));
-    assert_eq!(at("/topology/shards/0/replicas/0"), "10.0.0.9:11000");
-    assert_eq!(at("/topology/shards/1/primary"), "[fd00::1]:11000");
-    assert_eq!(at("/topology/shards/1/slots"), &serde_json::json!(["7"]));
-    assert_eq!(at("/topology/answered_by"), "seed:6379");
-    assert_eq!(at("/nodes/0/in_flight"), 9);
+    assert_eq!(at("/instances/0/topology/mode"), "cluster");
+    assert_eq!(at("/instances/0/topology/epoch"), 4);
+    assert_eq!(at("/instances/0/topology/slots_covered"), 100);
+    assert_eq!(at("/instances/0/topology/shards/0/slots"), &serde_json::json!(["0-6", "8-99"]));
+    assert_eq!(at("/instances/0/topology/shards/0/replicas/0"), "10.0.0.9:11000");
+    assert_eq!(at("/instances/0/topology/shards/1/primary"), "[fd00::1]:11000");
+    assert_eq!(at("/instances/0/topology/shards/1/slots"), &serde_json::json!(["7"]));
+    assert_eq!(at("/instances/0/topology/answered_by"), "seed:6379");
+    assert_eq!(at("/instances/0/nodes/0/in_flight"), 9);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::cluster::backend::BackendStatus;
 use crate::cluster::topology::Topology;
 use crate::cluster::watcher::WatcherStatus;
 use crate::credentials::CredentialState;
@@ -69,8 +70,29 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
+    /// A node without connections.
+    pub fn idle(node: String) -> Self {
+        Self {
+            node,
+            ready: 0,
+            connecting: 0,
+            in_flight: 0,
+            state: "idle",
+            authenticated_seconds_ago: None,
+            next_renewal_in_seconds: None,
+            backoff_seconds: None,
+            last_error: None,
+        }
+    }
+
     /// Adds what one worker says of the node.
     pub fn learn(&mut self, n: &crate::worker::hub::NodeStatus) {
+        self.ready += n.ready as u64;
+        self.connecting += n.connecting as u64;
+        self.in_flight += n.in_flight as u64;
+        if let Some(error) = &n.last_error {
+            self.last_error = Some(error.to_string());
+        }
         let seconds = |ms: u64| ms.div_ceil(1000);
         let both = |a: Option<u64>, b: Option<u64>, pick: fn(u64, u64) -> u64| match (a, b) {
             (Some(a), Some(b)) => Some(pick(a, b)),
@@ -114,18 +136,28 @@ pub trait StatusSource: Send + Sync {
     }
 }
 
-/// Everything the HTTP side reads.
-pub struct AppState {
-    /// The current credential.
-    pub credentials: watch::Receiver<CredentialState>,
+/// One instance as the HTTP side sees it.
+pub struct InstanceState {
+    /// What it is called.
+    pub name: Arc<str>,
     /// The current slot map.
     pub topology: watch::Receiver<Option<Arc<Topology>>>,
     /// What the watcher last did.
     pub watcher: watch::Receiver<WatcherStatus>,
-    /// Listening and draining.
-    pub lifecycle: Arc<Lifecycle>,
+    /// Whether its primaries answer; only with `--with-backend-check`.
+    pub backend: Option<watch::Receiver<BackendStatus>>,
     /// Listeners, clients, connections.
     pub source: Arc<dyn StatusSource>,
+}
+
+/// Everything the HTTP side reads.
+pub struct AppState {
+    /// The current credential.
+    pub credentials: watch::Receiver<CredentialState>,
+    /// What is served.
+    pub instances: Vec<InstanceState>,
+    /// Listening and draining.
+    pub lifecycle: Arc<Lifecycle>,
     /// When the process started.
     pub started_at: SystemTime,
 }

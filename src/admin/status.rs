@@ -4,10 +4,11 @@
 //! not tell its connections in time delays the answer by [`NODES_WITHIN`] and no more. Field names are
 //! an interface: add, do not rename.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::state::{AppState, NodeStatus};
 use crate::cluster::topology::{Mode, Topology};
@@ -25,9 +26,16 @@ pub struct Status {
     uptime_seconds: u64,
     listening: bool,
     draining: bool,
-    listeners: Vec<String>,
     clients: u64,
     credential: CredentialStatus,
+    instances: Vec<InstanceStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct InstanceStatus {
+    name: Arc<str>,
+    listeners: Vec<String>,
+    clients: u64,
     topology: TopologyStatus,
     /// `null` when the workers did not tell in time.
     nodes: Option<Vec<NodeStatus>>,
@@ -66,18 +74,28 @@ struct ShardStatus {
 
 /// Gathers the answer.
 pub async fn status(state: &AppState) -> Status {
-    let nodes = timeout(NODES_WITHIN, state.source.nodes()).await.ok();
+    let deadline = Instant::now() + NODES_WITHIN;
+    let mut nodes = Vec::with_capacity(state.instances.len());
+    for instance in &state.instances {
+        nodes.push(timeout_at(deadline, instance.source.nodes()).await.ok());
+    }
     let now = SystemTime::now();
+    let instances = state.instances.iter().zip(nodes).map(|(i, nodes)| InstanceStatus {
+        name: i.name.clone(),
+        listeners: i.source.listeners(),
+        clients: i.source.clients(),
+        topology: topology(i.topology.borrow().as_deref(), &i.watcher.borrow(), now),
+        nodes,
+    });
+    let instances: Vec<InstanceStatus> = instances.collect();
     Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: now.duration_since(state.started_at).unwrap_or_default().as_secs(),
         listening: state.lifecycle.is_listening(),
         draining: state.lifecycle.is_draining(),
-        listeners: state.source.listeners(),
-        clients: state.source.clients(),
+        clients: instances.iter().map(|i| i.clients).sum(),
         credential: credential(&state.credentials.borrow(), now),
-        topology: topology(state.topology.borrow().as_deref(), &state.watcher.borrow(), now),
-        nodes,
+        instances,
     }
 }
 

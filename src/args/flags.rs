@@ -38,6 +38,7 @@ const CREDENTIALS: &str =
     "Credentials for the cluster (application default credentials if none is chosen)";
 const UPSTREAM: &str = "The way to the cluster";
 const HTTP: &str = "HTTP endpoints";
+const LIFE: &str = "Start and stop";
 /// Heading of the flags about the program itself.
 pub const PROGRAM: &str = "Program and logs";
 
@@ -63,7 +64,22 @@ Examples:
   memorystore-auth-proxy --token-file /run/secrets/token [fd00::3]:6379,10.0.0.4:6379
   memorystore-auth-proxy --no-iam-auth localhost:7000
 
-Exit codes: 0 ended as asked (SIGTERM and SIGINT too), 1 failed while running, 2 wrong configuration.";
+Exit codes: 143 ended by SIGTERM and 130 by SIGINT (0 with --exit-zero-on-sigterm), 0 ended by \
+/quitquitquit, 1 failed at start or while running, 2 wrong configuration.";
+
+/// One letter for a flag, as cloud-sql-proxy has them.
+pub const SHORT: &[(char, &str)] = &[
+    ('a', "address"),
+    ('p', "port"),
+    ('u', "unix-socket"),
+    ('c', "credentials-file"),
+    ('t', "token"),
+    ('g', "gcloud-auth"),
+    ('l', "structured-logs"),
+];
+
+/// Other spellings of a flag.
+pub const ALIASES: &[(&str, &str)] = &[("exit-zero-sigterm", "exit-zero-on-sigterm")];
 
 const fn value(
     name: &'static str,
@@ -84,11 +100,14 @@ const fn switch(name: &'static str, group: &'static str, help: &'static str) -> 
 pub const FLAGS: &[Flag] = &[
     Flag {
         name: ENDPOINT,
-        kind: Kind::Positional("HOST:PORT[,HOST:PORT...]"),
+        kind: Kind::Positional("HOST:PORT[,HOST:PORT...][?KEY=VALUE&...]"),
         default: None,
         group: "Arguments",
         help: "Discovery endpoint of the cluster: IPv4, [IPv6] or DNS name, and port; several seeds \
-               are separated by commas. Required here, in the environment or in the file.",
+               are separated by commas. Several endpoints are several instances, each with its own \
+               listener: --port for the first, the next number for the second, and so on, unless \
+               port=, address=, unix-socket= or read-from= stand behind a question mark. Required \
+               here, in the environment (there also with _0, _1, ... behind the name) or in the file.",
     },
     value("address", "IP", Some("127.0.0.1"), LISTEN,
         "Address to listen on; localhost means 127.0.0.1."),
@@ -101,8 +120,11 @@ pub const FLAGS: &[Flag] = &[
         "Also listen on this Unix socket."),
     value("unix-socket-mode", "OCTAL", Some("0660"), LISTEN,
         "Permissions of the Unix socket."),
+    value("max-connections", "N", Some("0"), LISTEN,
+        "Most clients at once, all instances together; 0 for no limit. One more is told so and \
+         disconnected."),
     value("threads", "N", Some("1"), LISTEN,
-        "Worker threads, each with its own connections to the cluster; more than one pays only when \
+        "Worker threads of each instance, each with its own connections to the cluster; more than one pays only when \
          one core is busy."),
     value("token", "TOKEN", None, CREDENTIALS,
         "A fixed OAuth2 access token. It is never renewed, and on the command line every user of the \
@@ -142,12 +164,32 @@ pub const FLAGS: &[Flag] = &[
          may miss what was just written."),
     switch("health-check", HTTP,
         "Serve /startup, /liveness, /readiness and /status."),
+    switch("with-backend-check", HTTP,
+        "Let /startup and /readiness also want that every primary answers; they are asked every 10 \
+         seconds."),
     switch("prometheus", HTTP,
         "Serve /metrics and /status."),
     value("http-address", "IP", Some("localhost"), HTTP,
         "Address of the HTTP server; localhost means 127.0.0.1, probes of Kubernetes need 0.0.0.0."),
     value("http-port", "PORT", Some("9090"), HTTP,
         "Port of the HTTP server; 0 picks a free one, which is logged."),
+    switch("run-connection-test", LIFE,
+        "Ask every primary before clients are served, and end with code 1 if one does not answer."),
+    switch("skip-failed-instance-config", LIFE,
+        "Serve the other instances when one cannot listen, or fails the connection test."),
+    switch("lazy-refresh", LIFE,
+        "Renew tokens and slot maps only while clients send commands; for places that take the CPU \
+         away from idle processes, such as Cloud Run."),
+    value("min-sigterm-delay", "DURATION", Some("0"), LIFE,
+        "Time that clients are still accepted after SIGTERM."),
+    value("max-sigterm-delay", "DURATION", Some("10s"), LIFE,
+        "Time that replies and transactions then have to finish."),
+    switch("exit-zero-on-sigterm", LIFE,
+        "End with code 0 on SIGTERM and SIGINT."),
+    switch("quitquitquit", LIFE,
+        "Stop, with code 0, when /quitquitquit is asked for on --admin-port of localhost."),
+    value("admin-port", "PORT", Some("9091"), LIFE,
+        "Port of /quitquitquit; 0 picks a free one, which is logged."),
     value("config-file", "PATH", None, PROGRAM,
         "A TOML file with the same settings; config/proxy.toml shows every key."),
     switch("structured-logs", PROGRAM,

@@ -58,7 +58,20 @@ fn the_file_may_be_named_by_the_environment() {
     let file = file("endpoint = [\"a:1\", \"b:2\"]\n");
     let path = file.path().to_str().unwrap();
     let got = run(&[], &[("MEMORYSTORE_PROXY_CONFIG_FILE", path)]).unwrap();
-    assert_eq!(got.get("endpoint").unwrap().text, "a:1,b:2");
+    assert_eq!(got.get("endpoint").unwrap().text, "a:1 b:2");
+}
+
+#[test]
+fn several_instances_by_arguments_and_by_numbered_variables() {
+    let vars = [
+        ("MEMORYSTORE_PROXY_ENDPOINT_10", "d:1"),
+        ("MEMORYSTORE_PROXY_ENDPOINT_2", "c:1"),
+        ("MEMORYSTORE_PROXY_ENDPOINT", "a:1 b:1"),
+    ];
+    let endpoint = |args: &[&str], vars| run(args, vars).unwrap().get("endpoint").unwrap().clone();
+    assert_eq!(endpoint(&[], &vars).text, "a:1 b:1 c:1 d:1");
+    assert_eq!(endpoint(&[], &vars[..2]).text, "c:1 d:1");
+    assert_eq!(endpoint(&["x:1", "y:1"], &vars).text, "x:1 y:1");
 }
 
 #[test]
@@ -76,7 +89,6 @@ fn wrong_command_lines() {
         (&["--prot", "1"][..], "did you mean '--port'"),
         (&["--zzz=secret"], "unknown flag '--zzz';"),
         (&["-x"], "unknown flag '-x'"),
-        (&["h:1", "i:2"], "more than one endpoint"),
         (&["--port"], "--port needs a value"),
         (&["--port", "1", "--port", "2"], "--port was given more than once"),
         (&["--config-file", "/nonexistent/x"], "cannot read the configuration file /nonexistent/x"),

@@ -1,6 +1,7 @@
 //! Which node owns which hash slot: discovery, the snapshot, and when to look again.
 
 pub mod auth_faults;
+pub mod backend;
 pub mod discovery;
 mod query;
 pub mod refresh;

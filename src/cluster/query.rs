@@ -22,6 +22,8 @@ pub(super) enum AskError {
     Map { addr: NodeAddr, cause: DiscoveryError },
     #[error("{addr}, a node of the cluster, now says that it has no cluster support")]
     LeftCluster { addr: NodeAddr },
+    #[error("the cluster's endpoint is not known yet")]
+    NoSeeds,
     #[error("there is no credential to authenticate with: {0}")]
     NoCredential(Arc<str>),
 }
@@ -32,7 +34,7 @@ impl AskError {
         match self {
             Self::Client(e) => e.is_auth_fault(),
             Self::NoCredential(_) => true,
-            Self::Map { .. } | Self::LeftCluster { .. } => false,
+            Self::Map { .. } | Self::LeftCluster { .. } | Self::NoSeeds => false,
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Reason {
     NodeLost,
     /// A node answered CLUSTERDOWN, or READONLY where a primary was expected.
     ClusterDown,
+    /// Whom to ask first became known, or changed.
+    Seeds,
 }
 
 /// Bounds of the schedule.

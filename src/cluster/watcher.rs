@@ -17,6 +17,7 @@ use super::discovery::SlotMap;
 use super::query::{AskError, read_map, read_server, summary};
 use super::refresh::{Action, Outcome, Policy, Reason, Schedule, candidates, prefer, unconfirmed};
 use super::topology::{Mode, NodeAddr, SLOTS, Topology};
+use crate::activity::{Activity, noted};
 use crate::credentials::{Credential, CredentialState};
 use crate::upstream::client::{Client, ClientError, Timeouts};
 
@@ -28,6 +29,21 @@ const MAX_KNOWN_ASKED: usize = 8;
 
 /// Called with the generation of a credential that a node answered WRONGPASS to.
 pub type OnRejected = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// Where to ask first; may become known later, and change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seeds {
+    /// Discovery endpoints, or the primary of a server without cluster mode; none: not known yet.
+    pub nodes: Vec<NodeAddr>,
+    /// The endpoint at which the replicas of a server without cluster mode answer.
+    pub reader: Option<NodeAddr>,
+}
+
+impl From<Vec<NodeAddr>> for Seeds {
+    fn from(nodes: Vec<NodeAddr>) -> Self {
+        Self { nodes, reader: None }
+    }
+}
 
 /// How the watcher behaves.
 #[derive(Clone)]
@@ -42,6 +58,8 @@ pub struct Settings {
     pub auth_backoff: (Duration, Duration),
     /// Take `tls-port` of CLUSTER SHARDS before `port`.
     pub prefer_tls: bool,
+    /// Refresh periodically only after this was noted since the last time; `None`: always.
+    pub activity: Option<Arc<Activity>>,
     /// Told of rejected credentials, to have a new one minted; must not block.
     pub on_rejected: Option<OnRejected>,
 }
@@ -82,7 +100,7 @@ impl WatcherHandle {
 /// Starts the watcher on the current runtime. The first refresh starts as soon as there is a
 /// credential, or the state says that none is needed.
 pub fn spawn(
-    seeds: Vec<NodeAddr>,
+    seeds: watch::Receiver<Seeds>,
     credentials: watch::Receiver<CredentialState>,
     settings: Settings,
 ) -> WatcherHandle {
@@ -115,7 +133,7 @@ enum Auth {
 }
 
 struct Watcher {
-    seeds: Vec<NodeAddr>,
+    seeds: watch::Receiver<Seeds>,
     credentials: watch::Receiver<CredentialState>,
     settings: Settings,
     topology: watch::Sender<Option<Arc<Topology>>>,
@@ -134,29 +152,31 @@ struct Watcher {
 impl Watcher {
     async fn run(mut self) {
         let mut credentials_end = false;
+        let mut seeds_end = false;
         loop {
             while let Ok(reason) = self.inbox.try_recv() {
                 self.schedule.request(reason);
             }
-            let missing = match (self.current_auth(), &self.client) {
-                (Auth::Missing(why), None) => Some(why),
-                _ => None,
-            };
-            let wait = match (&missing, self.schedule.next(Instant::now().into_std())) {
+            let missing = self.missing();
+            let next = self.schedule.next(Instant::now().into_std());
+            let rests = missing.is_none() && next == Action::Refresh && self.rests();
+            let wait = match (&missing, next) {
+                (None, Action::Refresh) if rests => None,
                 (None, Action::Refresh | Action::InFlight) => {
                     self.refresh().await;
                     continue;
                 }
                 (None, Action::WaitUntil(at)) => Some(Instant::from_std(at)),
                 (Some(why), _) => {
-                    // The credential task reports its own failures; no second line for them here.
-                    let error = AskError::NoCredential(why.clone()).to_string();
+                    // Who is to bring it reports its own failures; no second line for them here.
+                    let error = why.to_string();
                     self.status.send_if_modified(|s| set_error(s, &error));
                     None
                 }
             };
             tokio::select! {
                 () = until(wait) => {}
+                () = noted(self.settings.activity.as_deref()), if rests => {}
                 reason = self.inbox.recv() => match reason {
                     Some(reason) => self.schedule.request(reason),
                     None => return,
@@ -165,7 +185,33 @@ impl Watcher {
                     credentials_end = changed.is_err();
                     self.credential_changed();
                 }
+                changed = self.seeds.changed(), if !seeds_end => {
+                    seeds_end = changed.is_err();
+                    if !seeds_end {
+                        self.client = None;
+                        self.schedule.request(Reason::Seeds);
+                        self.schedule.hurry(Instant::now().into_std());
+                    }
+                }
             }
+        }
+    }
+
+    /// The map is good, and nobody has used it since it was read.
+    fn rests(&self) -> bool {
+        let is_good = !self.schedule.is_requested() && self.status.borrow().error.is_none();
+        let is_good = is_good && self.topology.borrow().is_some();
+        is_good && self.settings.activity.as_ref().is_some_and(|activity| !activity.take())
+    }
+
+    /// What must be known before anybody can be asked.
+    fn missing(&self) -> Option<AskError> {
+        if self.seeds.borrow().nodes.is_empty() {
+            return Some(AskError::NoSeeds);
+        }
+        match (self.current_auth(), &self.client) {
+            (Auth::Missing(why), None) => Some(AskError::NoCredential(why)),
+            _ => None,
         }
     }
 
@@ -196,8 +242,9 @@ impl Watcher {
             self.failed_last.clear();
         }
         let avoid = self.failed_last.as_slice();
-        let mut order = candidates(&self.seeds, known.as_deref(), avoid, |n| fastrand::usize(..n));
-        order.truncate(self.seeds.len() + MAX_KNOWN_ASKED);
+        let seeds = self.seeds.borrow().clone();
+        let mut order = candidates(&seeds.nodes, known.as_deref(), avoid, |n| fastrand::usize(..n));
+        order.truncate(seeds.nodes.len() + MAX_KNOWN_ASKED);
         // An AUTH fault ends the round (all nodes check the same token), so a node that alone has
         // the fault must not stand first for ever.
         if order.first().is_some_and(|first| avoid.is_empty() || avoid.contains(first)) {
@@ -306,8 +353,14 @@ impl Watcher {
             outcome => outcome?,
         };
         // A seed may be any server; a node that a cluster named is one of its nodes.
-        if map.mode == Mode::Standalone && !self.seeds.contains(client.addr()) {
-            return Err(AskError::LeftCluster { addr: client.addr().clone() });
+        if map.mode == Mode::Standalone {
+            let seeds = self.seeds.borrow();
+            if !seeds.nodes.contains(client.addr()) {
+                return Err(AskError::LeftCluster { addr: client.addr().clone() });
+            }
+            for shard in &mut map.shards {
+                shard.replicas.extend(seeds.reader.clone());
+            }
         }
         let known = self.topology.borrow().as_ref().map(|t| t.server.clone());
         if let Some(server) = read_server(client, limit).await.or(known) {

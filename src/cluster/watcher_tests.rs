@@ -138,6 +138,7 @@ fn settings() -> Settings {
         request_timeout: Duration::from_secs(5),
         auth_backoff: (Duration::from_millis(5), Duration::from_millis(50)),
         prefer_tls: false,
+        activity: None,
         on_rejected: None,
     }
 }
@@ -171,8 +172,8 @@ fn watch_with(
     settings: Settings,
 ) -> (WatcherHandle, watch::Sender<CredentialState>) {
     let (sender, credentials) = watch::channel(state);
-    let seeds = seeds.iter().map(|n| n.addr.clone()).collect();
-    (spawn(seeds, credentials, settings), sender)
+    let seeds: Vec<NodeAddr> = seeds.iter().map(|n| n.addr.clone()).collect();
+    (spawn(watch::channel(seeds.into()).1, credentials, settings), sender)
 }
 
 async fn epoch(handle: &WatcherHandle, epoch: u64) -> Arc<Topology> {

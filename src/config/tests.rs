@@ -4,6 +4,7 @@ use std::path::Path;
 use super::*;
 use crate::args::{self, Request};
 use crate::env::Environment;
+use crate::worker::hub::ReadFrom;
 
 fn load(args: &[&str], vars: &[(&str, &str)]) -> Result<Config, String> {
     let argv = ["proxy"].iter().chain(args);
@@ -25,9 +26,9 @@ fn sample_file() -> &'static Path {
 #[test]
 fn defaults() {
     let config = load(&["10.0.0.3:6379"], &[]).unwrap();
-    assert_eq!(config.listen.address, IpAddr::V4(Ipv4Addr::LOCALHOST));
-    assert_eq!(config.listen.port, 6379);
-    assert_eq!(config.listen.unix_socket, None);
+    assert_eq!(config.instances[0].listen.address, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    assert_eq!(config.instances[0].listen.port, 6379);
+    assert_eq!(config.instances[0].listen.unix_socket, None);
     assert_eq!(config.threads.get(), 1);
     assert!(matches!(config.credential_source, CredentialSource::Adc));
     assert_eq!(&*config.upstream_username, "default");
@@ -37,7 +38,7 @@ fn defaults() {
     assert_eq!(config.connect_timeout, Duration::from_secs(5));
     assert_eq!(config.topology_refresh, Duration::from_secs(60));
     assert_eq!(config.max_redirects, 16);
-    assert_eq!(config.read_from, ReadFrom::Primary);
+    assert_eq!(config.instances[0].read_from, ReadFrom::Primary);
     assert!(!config.http.enabled());
     assert_eq!(config.http.address, IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert_eq!(config.http.port, 9090);
@@ -111,14 +112,14 @@ fn everything_given() {
         &[],
     )
     .unwrap();
-    let Endpoint::Seeds(seeds) = &config.endpoint else { panic!() };
+    let Endpoint::Seeds(seeds) = &config.instances[0].endpoint else { panic!() };
     assert_eq!(seeds.len(), 2);
-    let socket = config.listen.unix_socket.as_ref().unwrap();
+    let socket = config.instances[0].listen.unix_socket.as_ref().unwrap();
     assert_eq!((socket.path.as_path(), socket.mode), (Path::new("/run/p.sock"), 0o600));
-    assert_eq!(config.listen.address.to_string(), "::1");
+    assert_eq!(config.instances[0].listen.address.to_string(), "::1");
     assert_eq!(config.op_timeout, Duration::from_millis(250));
     assert_eq!(config.topology_refresh, Duration::from_secs(120));
-    assert_eq!(config.read_from, ReadFrom::PreferReplica);
+    assert_eq!(config.instances[0].read_from, ReadFrom::PreferReplica);
     assert_eq!(config.auth_backoff.max, Duration::from_secs(60));
     assert!(config.http.health_check && config.http.prometheus);
     assert_eq!(config.logs.format, Format::CloudLogging);
@@ -175,7 +176,7 @@ fn credential_sources() {
 #[test]
 fn wrong_values_name_the_flag_and_the_mend() {
     for (args, says) in [
-        (&[][..], "endpoint is missing; give it as HOST:PORT"),
+        (&[][..], "endpoint is missing; give its resource name"),
         (&["10.0.0.1"], "the endpoint argument '10.0.0.1' has no port"),
         (
             &["projects/p/locations/r/clusters/c"],
@@ -222,5 +223,5 @@ fn wrong_values_name_the_flag_and_the_mend() {
 #[test]
 fn non_loopback_with_permission() {
     let config = load(&["--address=0.0.0.0", "--allow-non-loopback", "h:1"], &[]).unwrap();
-    assert!(config.listen.address.is_unspecified());
+    assert!(config.instances[0].listen.address.is_unspecified());
 }

@@ -89,6 +89,15 @@ pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
+/// A number of things; 0: no limit.
+pub(super) fn limit(text: &str) -> Result<usize, String> {
+    const RANGE: &str = "0 to 1000000";
+    match number(text, RANGE)? {
+        n @ 0..=1_000_000 => Ok(n),
+        _ => Err(format!("'{text}' is not a number from {RANGE}; give one")),
+    }
+}
+
 /// Events a second; 0: no limit.
 pub(super) fn rate(text: &str) -> Result<u32, String> {
     const RANGE: &str = "0 to 100000";

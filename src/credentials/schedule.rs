@@ -158,6 +158,11 @@ impl Planner {
         }
     }
 
+    /// True when a forced attempt is planned and not yet made.
+    pub fn is_forced(&self) -> bool {
+        self.forced_pending
+    }
+
     /// The cluster rejected the credential: refresh at once, and when the next one is rejected too,
     /// slowly: a missing permission is not mended by more tokens, and IAM checks every AUTH that tries
     /// one. Says whether this call planned an attempt: it does not while one is planned already, nor

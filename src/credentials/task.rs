@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::schedule::{BackoffRange, Moment, Planner};
 use super::sources::{CredentialSource, Minted, Source, SourceError, SourceKind, no_answer};
 use super::{Credential, CredentialState};
+use crate::activity::{Activity, noted};
 use crate::env::Environment;
 
 /// Every source bounds its own time; this is for one that forgets to.
@@ -38,12 +39,14 @@ pub struct Options {
     pub backoff: BackoffRange,
     /// The wall clock.
     pub wall_clock: WallClock,
+    /// Renew only after this was noted since the last time; `None`: always (`--lazy-refresh`).
+    pub activity: Option<Arc<Activity>>,
 }
 
 impl Options {
     /// With the system's clock.
     pub fn new(username: Arc<str>, backoff: BackoffRange) -> Self {
-        Self { username, backoff, wall_clock: Arc::new(SystemTime::now) }
+        Self { username, backoff, wall_clock: Arc::new(SystemTime::now), activity: None }
     }
 }
 
@@ -89,6 +92,8 @@ pub struct CredentialHandle {
     pub watch: watch::Receiver<CredentialState>,
     /// For metrics.
     pub counters: Arc<Counters>,
+    /// To be noted when clients want something, if the task is lazy.
+    pub activity: Option<Arc<Activity>>,
     rejections: Arc<Rejections>,
 }
 
@@ -104,7 +109,7 @@ impl CredentialHandle {
     /// For a cluster that wants no AUTH: the state is [`CredentialState::NotNeeded`] for good.
     pub fn not_needed() -> Self {
         let (_, watch) = watch::channel(CredentialState::NotNeeded);
-        Self { watch, counters: Arc::default(), rejections: Arc::default() }
+        Self { watch, counters: Arc::default(), activity: None, rejections: Arc::default() }
     }
 
     /// Tells the task that the cluster rejected the credential of this generation. It fetches
@@ -136,7 +141,12 @@ pub fn start(source: &CredentialSource, options: Options, env: &Environment) -> 
 /// Starts the task in front of `source`. Needs a Tokio runtime with time and I/O.
 pub fn spawn(source: Box<dyn Source>, options: Options) -> CredentialHandle {
     let (publish, watch) = watch::channel(CredentialState::Pending);
-    let handle = CredentialHandle { watch, counters: Arc::default(), rejections: Arc::default() };
+    let handle = CredentialHandle {
+        watch,
+        counters: Arc::default(),
+        activity: options.activity.clone(),
+        rejections: Arc::default(),
+    };
     let now = moment(&options.wall_clock);
     let task = Task {
         planner: Planner::new(options.backoff, source.reread_every(), now),
@@ -176,7 +186,9 @@ impl Task {
     async fn run(mut self) {
         loop {
             let now = self.now();
-            if self.planner.is_due(&now) {
+            let due = self.planner.is_due(&now);
+            let rests = due && self.rests();
+            if due && !rests {
                 match self.refresh().await {
                     Ok(()) => continue,
                     Err(Abandoned) => return,
@@ -188,7 +200,8 @@ impl Task {
             let mut changed = false;
             tokio::select! {
                 () = self.publish.closed() => return,
-                () = tokio::time::sleep(self.planner.sleep(&now)) => {}
+                () = tokio::time::sleep(self.planner.sleep(&now)), if !rests => {}
+                () = noted(self.options.activity.as_deref()), if rests => {}
                 () = self.rejections.bell.notified() => self.on_rejection(),
                 () = self.source.changed() => changed = true,
             }
@@ -200,6 +213,13 @@ impl Task {
 
     fn now(&self) -> Moment {
         moment(&self.options.wall_clock)
+    }
+
+    /// Nobody has used the credential since it was fetched, so it need not be renewed yet.
+    fn rests(&self) -> bool {
+        let is_good =
+            self.generation > 0 && self.planner.failures() == 0 && !self.planner.is_forced();
+        is_good && self.options.activity.as_ref().is_some_and(|activity| !activity.take())
     }
 
     fn on_rejection(&mut self) {

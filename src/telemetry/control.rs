@@ -1,4 +1,4 @@
-//! Metrics of the control thread: credential, slot map, build.
+//! Metrics of the control thread: build and credential of the process, slot map of each instance.
 //!
 //! Invariant: read from the `watch` channels when scraped, so that `/metrics` and `/status` never
 //! disagree; no token, user name or address becomes a label.
@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 use tokio::sync::watch;
 
-use super::metrics::{FamilyBuilder, WorkerCollector, WorkerMetrics, desc};
+use super::metrics::{FamilyBuilder, desc};
 use crate::cluster::topology::Topology;
 use crate::cluster::watcher::WatcherStatus;
 use crate::credentials::CredentialState;
@@ -30,32 +29,22 @@ pub struct SourceCounts {
 /// Reads the counts of all sources.
 pub type ReadSourceCounts = Arc<dyn Fn() -> Vec<SourceCounts> + Send + Sync>;
 
-/// What the control thread's metrics are read from.
-pub struct ControlSources {
+/// What the metrics of the process are read from.
+pub struct ProcessSources {
     /// The current credential.
     pub credentials: watch::Receiver<CredentialState>,
-    /// The current slot map.
-    pub topology: watch::Receiver<Option<Arc<Topology>>>,
-    /// What the watcher last did.
-    pub watcher: watch::Receiver<WatcherStatus>,
     /// Credential refreshes by source.
     pub credential_counts: ReadSourceCounts,
     /// When the process started.
     pub started_at: SystemTime,
 }
 
-/// Everything `/metrics` shows: what these threads count and what the control thread knows.
-///
-/// # Errors
-/// A name Prometheus forbids, or one used twice; a fault of the tables, which the tests exclude.
-pub fn registry(
-    threads: Vec<Arc<WorkerMetrics>>,
-    control: ControlSources,
-) -> prometheus::Result<Registry> {
-    let registry = Registry::new();
-    registry.register(Box::new(WorkerCollector::new(threads)?))?;
-    registry.register(Box::new(ControlCollector::new(control)?))?;
-    Ok(registry)
+/// What the slot-map metrics of an instance are read from.
+pub struct MapSources {
+    /// The current slot map.
+    pub topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// What the watcher last did.
+    pub watcher: watch::Receiver<WatcherStatus>,
 }
 
 /// Name, HELP, kind, label (empty: none).
@@ -130,7 +119,7 @@ const FAILURES: Row = (
     "",
 );
 
-const ROWS: &[&Row] = &[
+const PROCESS_ROWS: &[&Row] = &[
     &BUILD_INFO,
     &START_TIME,
     &TOKEN_USABLE,
@@ -138,75 +127,97 @@ const ROWS: &[&Row] = &[
     &TOKEN_EXPIRY,
     &TOKEN_REFRESHES,
     &TOKEN_FAILURES,
-    &EPOCH,
-    &SHARDS,
-    &COVERED,
-    &REFRESHES,
-    &FAILURES,
 ];
 
-struct ControlCollector {
-    sources: ControlSources,
+const MAP_ROWS: &[&Row] = &[&EPOCH, &SHARDS, &COVERED, &REFRESHES, &FAILURES];
+
+fn descs(rows: &[&Row]) -> prometheus::Result<Vec<Desc>> {
+    rows.iter().map(|(name, help, _, label)| desc(name, help, label)).collect()
+}
+
+/// A family with these samples by the value of its label; without any it is left out of the scrape.
+fn family(row: &Row, samples: &[(&str, f64)]) -> MetricFamily {
+    let (name, help, kind, label) = *row;
+    let mut family = FamilyBuilder::new(name, help, kind);
+    for &(value_of_label, value) in samples {
+        family.sample(label, value_of_label, value);
+    }
+    family.build()
+}
+
+/// Build and credential.
+pub(super) struct ProcessCollector {
+    sources: ProcessSources,
     descs: Vec<Desc>,
 }
 
-impl ControlCollector {
-    fn new(sources: ControlSources) -> prometheus::Result<Self> {
-        let descs = ROWS
-            .iter()
-            .map(|(name, help, _, label)| desc(name, help, label))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { sources, descs })
+impl ProcessCollector {
+    pub(super) fn new(sources: ProcessSources) -> prometheus::Result<Self> {
+        Ok(Self { sources, descs: descs(PROCESS_ROWS)? })
     }
 }
 
-impl Collector for ControlCollector {
+impl Collector for ProcessCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let now = SystemTime::now();
-        let mut families = Vec::with_capacity(ROWS.len());
-        // A family without a sample is left out of the scrape.
-        let mut add = |row: &Row, samples: &[(&str, f64)]| {
-            let (name, help, kind, label) = *row;
-            let mut family = FamilyBuilder::new(name, help, kind);
-            for &(value_of_label, value) in samples {
-                family.sample(label, value_of_label, value);
-            }
-            families.push(family.build());
-        };
-
-        add(&BUILD_INFO, &[(env!("CARGO_PKG_VERSION"), 1.0)]);
         let started = seconds_between(SystemTime::UNIX_EPOCH, self.sources.started_at);
-        add(&START_TIME, &[("", started)]);
-
         let state = self.sources.credentials.borrow().clone();
         let usable = matches!(state, CredentialState::Ready { .. } | CredentialState::NotNeeded);
-        add(&TOKEN_USABLE, &[("", f64::from(u8::from(usable)))]);
+        let mut families = vec![
+            family(&BUILD_INFO, &[(env!("CARGO_PKG_VERSION"), 1.0)]),
+            family(&START_TIME, &[("", started)]),
+            family(&TOKEN_USABLE, &[("", f64::from(u8::from(usable)))]),
+        ];
         if let CredentialState::Ready { credential, .. } = state {
-            add(&TOKEN_AGE, &[("", seconds_between(credential.obtained_at, now))]);
+            families
+                .push(family(&TOKEN_AGE, &[("", seconds_between(credential.obtained_at, now))]));
             if let Some(expires_at) = credential.expires_at {
-                add(&TOKEN_EXPIRY, &[("", seconds_between(now, expires_at))]);
+                families.push(family(&TOKEN_EXPIRY, &[("", seconds_between(now, expires_at))]));
             }
         }
         let counts = (self.sources.credential_counts)();
         let by_source = |count: fn(&SourceCounts) -> u64| -> Vec<(&str, f64)> {
             counts.iter().map(|source| (source.source, count(source) as f64)).collect()
         };
-        add(&TOKEN_REFRESHES, &by_source(|c| c.refreshes));
-        add(&TOKEN_FAILURES, &by_source(|c| c.failures));
+        families.push(family(&TOKEN_REFRESHES, &by_source(|c| c.refreshes)));
+        families.push(family(&TOKEN_FAILURES, &by_source(|c| c.failures)));
+        families
+    }
+}
 
+/// The slot map of one instance.
+pub(super) struct MapCollector {
+    sources: MapSources,
+    descs: Vec<Desc>,
+}
+
+impl MapCollector {
+    pub(super) fn new(sources: MapSources) -> prometheus::Result<Self> {
+        Ok(Self { sources, descs: descs(MAP_ROWS)? })
+    }
+}
+
+impl Collector for MapCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
         let topology = self.sources.topology.borrow().clone();
         let topology = topology.as_deref();
-        add(&EPOCH, &[("", topology.map_or(0, |t| t.epoch) as f64)]);
-        add(&SHARDS, &[("", topology.map_or(0, |t| t.shards.len()) as f64)]);
-        add(&COVERED, &[("", topology.map_or(0, Topology::slots_covered) as f64)]);
         let watcher = self.sources.watcher.borrow();
-        add(&REFRESHES, &[("", watcher.refreshes as f64)]);
-        add(&FAILURES, &[("", watcher.failures as f64)]);
-        families
+        let one = |row: &Row, value: f64| family(row, &[("", value)]);
+        vec![
+            one(&EPOCH, topology.map_or(0, |t| t.epoch) as f64),
+            one(&SHARDS, topology.map_or(0, |t| t.shards.len()) as f64),
+            one(&COVERED, topology.map_or(0, Topology::slots_covered) as f64),
+            one(&REFRESHES, watcher.refreshes as f64),
+            one(&FAILURES, watcher.failures as f64),
+        ]
     }
 }
 
@@ -229,17 +240,19 @@ mod tests {
 
     fn scrape(state: CredentialState, topology: Option<Arc<Topology>>) -> String {
         let status = WatcherStatus { refreshes: 5, failures: 2, ..WatcherStatus::default() };
-        let sources = ControlSources {
+        let process = ProcessSources {
             credentials: watch::channel(state).1,
-            topology: watch::channel(topology).1,
-            watcher: watch::channel(status).1,
             credential_counts: Arc::new(|| {
                 vec![SourceCounts { source: "gcloud", refreshes: 3, failures: 1 }]
             }),
             started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1000),
         };
-        let registry = registry(vec![Arc::default()], sources).unwrap();
-        TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+        let map =
+            MapSources { topology: watch::channel(topology).1, watcher: watch::channel(status).1 };
+        let mut families = ProcessCollector::new(process).unwrap().collect();
+        families.extend(MapCollector::new(map).unwrap().collect());
+        families.retain(|family| !family.get_metric().is_empty());
+        TextEncoder::new().encode_to_string(&families).unwrap()
     }
 
     fn value(text: &str, name: &str) -> Option<f64> {

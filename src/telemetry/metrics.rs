@@ -56,6 +56,7 @@ impl Cell {
 pub struct WorkerMetrics {
     pub client_connections: Cell,
     pub client_connections_total: Cell,
+    pub client_connections_rejected: Cell,
     pub commands: Cell,
     pub replies: Cell,
     pub client_bytes_in: Cell,
@@ -151,6 +152,7 @@ macro_rules! families {
 pub const FAMILIES: &[Family] = families! {
     GAUGE "client_connections", "Client connections open now.", "" { "": client_connections }
     COUNTER "client_connections_total", "Client connections accepted.", "" { "": client_connections_total }
+    COUNTER "client_connections_rejected_total", "Clients refused because of --max-connections.", "" { "": client_connections_rejected }
     COUNTER "commands_total", "Commands received from clients.", "" { "": commands }
     COUNTER "replies_total", "Replies of nodes passed on to clients.", "" { "": replies }
     COUNTER "client_received_bytes_total", "Bytes read from clients.", "" { "": client_bytes_in }

@@ -4,3 +4,4 @@ pub mod control;
 pub mod histogram;
 pub mod logs;
 pub mod metrics;
+pub mod scrape;

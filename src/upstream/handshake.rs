@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use zeroize::Zeroizing;
 
+use crate::cluster::discovery::says_no_cluster;
 use crate::credentials::Credential;
 use crate::resp::Version;
 use crate::resp::encode;
@@ -145,11 +146,16 @@ impl Handshake {
             let digits = reply.strip_prefix(b":").and_then(|n| n.strip_suffix(b"\r\n"));
             self.identity =
                 digits.and_then(|n| std::str::from_utf8(n).ok()).and_then(|n| n.parse().ok());
-        } else if reply.first() == Some(&b'-') {
+        } else if reply.first() == Some(&b'-') && !is_needless(step, reply) {
             return Progress::Refused(refusal(step, reply));
         }
         if self.due.is_empty() { Progress::Ready } else { Progress::Pending }
     }
+}
+
+/// A replica without cluster mode answers reads unasked, and does not know READONLY.
+fn is_needless(step: Step, reply: &[u8]) -> bool {
+    step == Step::Readonly && says_no_cluster(&String::from_utf8_lossy(reply))
 }
 
 /// Types an error reply to AUTH or HELLO.

@@ -192,9 +192,9 @@ async fn serve(
             Some(letter) = letters.recv() => io.with_hub(|hub| hub.receive(letter)),
         }
     }
-    io.with_hub(Hub::drain);
     let drained = async {
         while io.peek(Hub::session_count) > 0 {
+            io.with_hub(Hub::drain);
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
                 // Workers that still serve may ask.

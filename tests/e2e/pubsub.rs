@@ -230,12 +230,8 @@ async fn a_replaced_connection_loses_and_doubles_no_message(proto: Proto) {
         }
     }
     assert!(sent > 100, "only {sent} messages");
-    let metrics = bed.proxy.get("/metrics").await.body;
-    let retired: f64 = metrics
-        .lines()
-        .find_map(|l| l.strip_prefix("memorystore_proxy_upstream_retirements_total "))
-        .and_then(|n| n.parse().ok())
-        .expect("the metric");
+    let retired = bed.proxy.metric("memorystore_proxy_upstream_retirements_total", &[]).await;
+    let retired = retired.expect("the metric");
     // The publisher's connections and the subscribers', once a second.
     assert!(retired >= 8.0, "{retired} connections were replaced");
 }

@@ -209,6 +209,18 @@ impl Proxy {
             .unwrap_or_else(|e| panic!("GET {path}: {e}\n{}", self.logs()))
     }
 
+    /// A metric, summed over the samples whose labels have all these parts; `None` without any.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let text = self.get("/metrics").await.body;
+        let values = text.lines().filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let (family, given) = key.split_once('{').unwrap_or((key, ""));
+            let fits = family == name && labels.iter().all(|label| given.contains(label));
+            fits.then(|| value.parse::<f64>().expect("a number"))
+        });
+        values.reduce(|a, b| a + b)
+    }
+
     /// A client connection.
     pub async fn client(&self, proto: Proto) -> Client {
         Client::connect_proto(self.addr(), proto).await
@@ -245,6 +257,11 @@ impl Proxy {
     /// Sends SIGTERM and waits for the end.
     pub async fn terminate(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.process.signal("TERM");
+        self.process.wait(limit).await
+    }
+
+    /// Waits for the end.
+    pub async fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.process.wait(limit).await
     }
 

@@ -105,6 +105,10 @@ impl Source for Scripted {
 }
 
 fn begin(steps: &[Step]) -> (Arc<World>, CredentialHandle) {
+    begin_with(steps, None)
+}
+
+fn begin_with(steps: &[Step], activity: Option<Arc<Activity>>) -> (Arc<World>, CredentialHandle) {
     let world = Arc::new(World::default());
     world.steps.lock().unwrap().extend(steps.iter().cloned());
     let clock = Arc::clone(&world);
@@ -112,6 +116,7 @@ fn begin(steps: &[Step]) -> (Arc<World>, CredentialHandle) {
         username: "default".into(),
         backoff: BackoffRange { min: Duration::from_millis(100), max: Duration::from_secs(30) },
         wall_clock: Arc::new(move || clock.wall()),
+        activity,
     };
     let handle = spawn(Box::new(Scripted(Arc::clone(&world))), options);
     (world, handle)
@@ -338,4 +343,26 @@ async fn no_auth_needs_no_task() {
     let handle = start(&CredentialSource::None, options, &Environment::default());
     assert!(matches!(*handle.watch.borrow(), CredentialState::NotNeeded));
     handle.force_refresh(1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_task_renews_only_what_is_used() {
+    let activity = Arc::new(Activity::default());
+    let (world, handle) = begin_with(&[token("t@", HOUR)], Some(activity.clone()));
+    tokio::time::sleep(HOUR * 10).await;
+    assert_eq!(world.mints(), 1, "nobody used it");
+    assert!(matches!(&*handle.watch.borrow(), CredentialState::Ready { .. }));
+    // Used after its end: renewed at once, and then in time.
+    activity.note();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.mints(), 2);
+    activity.note();
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(world.mints(), 3);
+    tokio::time::sleep(HOUR * 10).await;
+    assert_eq!(world.mints(), 3, "idle again");
+    // A node that refuses it counts as use.
+    handle.force_refresh(3);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.mints(), 4);
 }

@@ -435,8 +435,10 @@ impl Hub {
     }
 
     /// The process is to end: sessions take no more commands, and end when their replies are out.
+    /// Those within MULTI or WATCH go on; call it again, until no session is left.
     pub fn drain(&mut self) {
-        let all: Vec<Key> = self.sessions.iter().map(|(k, _)| k).collect();
+        let ends = |s: &Session| s.transaction.is_none() && s.watched_slot.is_none();
+        let all: Vec<Key> = self.sessions.iter().filter(|(_, s)| ends(s)).map(|(k, _)| k).collect();
         for key in all {
             if let Some(s) = self.sessions.get_mut(key) {
                 s.holds = 0;

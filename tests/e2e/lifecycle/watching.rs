@@ -26,7 +26,7 @@ async fn touch_all(bed: &Bed) {
 async fn node_status(bed: &Bed, member: usize) -> Json {
     let addr = bed.cluster.member(member).addr().to_string();
     let status: Json = serde_json::from_str(&bed.proxy.get("/status").await.body).expect("JSON");
-    let nodes = status["nodes"].as_array().expect("nodes").clone();
+    let nodes = status["instances"][0]["nodes"].as_array().expect("nodes").clone();
     let found = nodes.into_iter().find(|node| node["node"].as_str() == Some(&addr));
     found.unwrap_or_else(|| panic!("/status names {addr}: {status}"))
 }
