@@ -40,6 +40,10 @@ put 644 "$top/CHANGELOG.md" "$doc/NEWS.md"
 } >"$doc/changelog"
 gzip -9n "$doc/changelog"
 
+manual=$root/usr/share/man/man1/$name.1
+put 644 "$here/$name.1" "$manual"
+gzip -9n "$manual"
+
 # dpkg-shlibdeps wants to stand beside a debian/control.
 mkdir -p "$work/shlibs/debian" "$root/DEBIAN"
 printf 'Source: %s\n\nPackage: %s\nArchitecture: any\n' "$name" "$name" >"$work/shlibs/debian/control"
@@ -55,5 +59,5 @@ done
 
 mkdir -p "$output"
 package=$output/${name}_${version}_${architecture}.deb
-dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >/dev/null
+dpkg-deb --root-owner-group -Z"${COMPRESSION:-xz}" --build "$root" "$package" >/dev/null
 echo "$package"
