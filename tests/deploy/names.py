@@ -11,16 +11,18 @@ from place import must
 
 # Named in deploy/ and built on other branches; a test fails as soon as one of them exists. Delete
 # both sets once they are empty.
-NOT_YET_FLAGS = frozenset({
-    "--exit-zero-on-sigterm",
-    "--lazy-refresh",
-    "--max",
-    "--max-sigterm-delay",
-    "--min-sigterm-delay",
-    "--quitquitquit",
-    "--tls-cert",
-    "--tls-key",
-})
+NOT_YET_FLAGS = frozenset(
+    {
+        "--exit-zero-on-sigterm",
+        "--lazy-refresh",
+        "--max",
+        "--max-sigterm-delay",
+        "--min-sigterm-delay",
+        "--quitquitquit",
+        "--tls-cert",
+        "--tls-key",
+    }
+)
 NOT_YET_COMMANDS = frozenset({"shutdown", "wait"})
 
 

@@ -103,9 +103,7 @@ def ours(pod: Document) -> Document:
 
 def every_proxy() -> list[tuple[str, Document]]:
     """The proxy's container of every pod in every rendering."""
-    found = [
-        (f"{rendering.name}:{owner}", ours(pod)) for rendering in RENDERINGS for owner, pod in rendering.pods()
-    ]
+    found = [(f"{rendering.name}:{owner}", ours(pod)) for rendering in RENDERINGS for owner, pod in rendering.pods()]
     return [*found, ("cloud-run", ours(cloud_run_service()["spec"]["template"]["spec"]))]
 
 

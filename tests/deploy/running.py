@@ -87,7 +87,9 @@ class Proxy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -154,7 +156,9 @@ class Bed:
         except OSError:
             return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.server.terminate()
         ended(self.server)
         self.metadata.shutdown()
@@ -171,13 +175,15 @@ class Bed:
         free = {v: "0" for v in ("PORT", "HTTP_PORT", "ADMIN_PORT") if f"MEMORYSTORE_PROXY_{v}" in self.names.variables}
         environment = {
             "PATH": os.environ["PATH"],
-            "GCE_METADATA_HOST": "127.0.0.1:%d" % self.metadata.server_address[1],
+            "GCE_METADATA_HOST": f"127.0.0.1:{self.metadata.server_address[1]}",
             **{f"MEMORYSTORE_PROXY_{name}": value for name, value in free.items()},
             **variables,
         }
         with log.open("wb") as output:
-            command = [self.program, self.endpoint, *arguments]
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder)
+            command: list[str | Path] = [self.program, self.endpoint, *arguments]
+            process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder
+            )
         return Proxy(process, log)
 
     def arguments(self, container: Sequence[str]) -> list[str]:

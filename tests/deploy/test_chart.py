@@ -52,8 +52,8 @@ def test_without_values_it_names_what_it_needs() -> None:
 
 
 def test_settings_become_flags_as_they_are_written() -> None:
-    settings = ["--set", "settings.max-redirects=1000000", "--set", "settings.quiet=true", "--set-string", "settings.op-timeout=2s"]
-    text = must(HELM, "template", "release", CHART, "-f", LEAST, *settings)
+    settings = "settings.max-redirects=1000000,settings.quiet=true,settings.op-timeout=2s"
+    text = must(HELM, "template", "release", CHART, "-f", LEAST, "--set", settings)
     for flag in ("--max-redirects=1000000", "--quiet=true", "--op-timeout=2s"):
         assert f'- "{flag}"' in text
 

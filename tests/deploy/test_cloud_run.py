@@ -43,7 +43,9 @@ def test_the_service_has_cloud_runs_shape() -> None:
     validate(cloud_run_service())
 
 
-@pytest.mark.parametrize("path", [["spec", "template", "spec"], ["spec", "template", "spec", "containers", 1, "startupProbe"]])
+@pytest.mark.parametrize(
+    "path", [["spec", "template", "spec"], ["spec", "template", "spec", "containers", 1, "startupProbe"]]
+)
 def test_an_unknown_key_is_refused(path: list[str | int]) -> None:
     service = copy.deepcopy(cloud_run_service())
     place: Any = service

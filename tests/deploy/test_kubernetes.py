@@ -4,12 +4,14 @@ the oldest and the newest version each is for) and against each other."""
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 
-from place import NAME, PROBES, RENDERINGS, Document, Rendering, containers, ours, version
+from place import NAME, PROBES, RENDERINGS, TOOLS, Document, Rendering, containers, documents, must, ours, version
 
 # Kinds of the Prometheus operator, which test_monitoring checks.
 FOREIGN = ("ServiceMonitor", "PrometheusRule")
@@ -55,7 +57,9 @@ def test_every_pod_keeps_to_the_restricted_standard(rendering: Rendering) -> Non
 
 
 def labels_of_pods(rendering: Rendering) -> list[Document]:
-    return [d["spec"]["template"]["metadata"]["labels"] for d in rendering.documents if d["kind"] in ("Deployment", "Job")]
+    return [
+        d["spec"]["template"]["metadata"]["labels"] for d in rendering.documents if d["kind"] in ("Deployment", "Job")
+    ]
 
 
 def selectors(rendering: Rendering) -> Iterator[tuple[str, Document]]:
@@ -116,7 +120,9 @@ def test_ports_are_those_the_proxy_listens_on(rendering: Rendering) -> None:
 def test_the_drain_ends_before_the_kubelet_ends_it(rendering: Rendering) -> None:
     for owner, pod in rendering.pods():
         delays = [a.partition("=")[2] for a in ours(pod)["args"] if a.startswith(("--min-sigterm", "--max-sigterm"))]
-        assert sum(int(delay.removesuffix("s")) for delay in delays) < pod.get("terminationGracePeriodSeconds", 30), owner
+        assert sum(int(delay.removesuffix("s")) for delay in delays) < pod.get("terminationGracePeriodSeconds", 30), (
+            owner
+        )
 
 
 @pytest.mark.parametrize("rendering", RENDERINGS[:2], ids=lambda r: r.name)
@@ -125,6 +131,25 @@ def test_the_sidecar_is_native_and_comes_first(rendering: Rendering) -> None:
         first = pod["initContainers"][0]
         assert (first["name"], first["restartPolicy"]) == (NAME, "Always"), owner
         assert "startupProbe" in first, "the next containers start when it succeeds"
+
+
+def test_the_sidecar_comes_first_in_an_application_of_ones_own() -> None:
+    """As the README shows it, before an init container that may need Redis."""
+    own = TOOLS / "own"
+    own.mkdir(exist_ok=True)
+    kubernetes = Path("../../../deploy/kubernetes")
+    parts = {
+        "resources": [str(kubernetes / "base"), "app.yaml"],
+        "components": [str(kubernetes / "components" / "sidecar")],
+    }
+    (own / "kustomization.yaml").write_text(json.dumps(parts))
+    application = copy.deepcopy(RENDERINGS[0].of_kind("Deployment")[0])
+    application["kind"] = "StatefulSet"
+    application["spec"]["template"]["spec"]["initContainers"] = [{"name": "migrate", "image": "my-app"}]
+    (own / "app.yaml").write_text(json.dumps(application))
+    built = documents(must(TOOLS / "kubectl", "kustomize", own))
+    (pod,) = [d["spec"]["template"]["spec"] for d in built if d["kind"] == "StatefulSet"]
+    assert [container["name"] for container in pod["initContainers"]] == [NAME, "migrate"]
 
 
 @each

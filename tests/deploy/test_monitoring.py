@@ -74,10 +74,11 @@ def check_types(documents: list[tuple[str, Document]], folder: Path) -> list[str
     home = TOOLS / "types"
     shutil.copy(Path(__file__).parent / "types" / "types.ts", home)
     lines = [f'import type * as types from "{home / "types.ts"}";']
-    lines += [f"export const n{n}: types.{kind} = {json.dumps(document, indent=1)};" for n, (kind, document) in enumerate(documents)]
+    for number, (kind, document) in enumerate(documents):
+        lines.append(f"export const n{number}: types.{kind} = {json.dumps(document, indent=1)};")
     source = folder / "documents.ts"
     source.write_text("\n".join(lines))
-    options = "--noEmit --strict --skipLibCheck --allowImportingTsExtensions --module nodenext --target es2022".split()
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--allowImportingTsExtensions", "--module", "nodenext"]
     return run(home / "node_modules" / ".bin" / "tsc", *options, source).stdout.splitlines()
 
 
@@ -136,7 +137,9 @@ def test_every_metric_label_and_value_that_is_asked_for_exists(metrics: str) -> 
             for label, value in matchers:
                 if label not in OF_THE_SCRAPE:
                     known = samples[name].get(label, set())
-                    assert set(value.split("|")) <= known, f"{where} asks for {name}{{{label}={value}}}, not one of {known}"
+                    assert set(value.split("|")) <= known, (
+                        f"{where} asks for {name}{{{label}={value}}}, not one of {known}"
+                    )
         for by in re.findall(r"\bby \(([^)]*)\)", expression):
             labels = set(by.replace(" ", "").split(",")) - OF_THE_SCRAPE
             assert labels <= set().union(*(samples.get(name, {}) for name, _ in named)), f"{where} sums by {by}"
