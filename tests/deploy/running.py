@@ -105,9 +105,13 @@ class Proxy:
 
         return wait_for(f"{message!r} in the log", look)
 
+    def http(self) -> tuple[str, int]:
+        """The address of the HTTP server."""
+        return self._address("serving health checks")
+
     def get(self, path: str) -> str:
         """The body of a path, once it is answered with 200."""
-        host, port = self._address("serving health checks")
+        host, port = self.http()
 
         def ask() -> str | None:
             try:
