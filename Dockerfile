@@ -27,7 +27,7 @@ WORKDIR /src
 COPY . .
 ARG TARGETARCH
 # The caches hold the dependencies, compiled, from one build to the next. What is in them is in no layer,
-# so the binary is copied out.
+# so the binary is copied out; without line numbers, which are two thirds of it.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,id=target-${TARGETARCH} \
     case "${TARGETARCH}" in \
@@ -36,6 +36,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
       *) echo "no target for ${TARGETARCH}" >&2; exit 1 ;; \
     esac \
     && cargo zigbuild --release --locked --bin memorystore-auth-proxy --target "$triple" \
+      --config 'profile.release.strip="debuginfo"' \
     && cp "target/$triple/release/memorystore-auth-proxy" /memorystore-auth-proxy
 
 # Holds root certificates, no shell and no gcloud: --gcloud-auth does not work in this image. Probes ask

@@ -98,7 +98,7 @@ target/debug/memorystore-auth-proxy: Cargo.toml Cargo.lock $(shell find src -nam
 	touch $@
 
 validate: servers target/debug/memorystore-auth-proxy
-	$(call need,command -v dpkg-shlibdeps && command -v strip,dpkg-dev binutils)
+	$(call need,command -v dpkg-shlibdeps && command -v strip && command -v lintian,dpkg-dev binutils lintian)
 	$(call need,command -v systemd-analyze && command -v deb-systemd-helper,systemd init-system-helpers)
 	$(call need,command -v node && command -v npm,nodejs npm)
 	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)

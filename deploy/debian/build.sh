@@ -13,7 +13,7 @@ output=$2
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
 architecture=$(dpkg --print-architecture)
-: "${SOURCE_DATE_EPOCH:=$(git -C "$top" log -1 --format=%ct)}"
+: "${SOURCE_DATE_EPOCH:=$(git -C "$top" log -1 --format=%ct || stat -c %Y "$top/Cargo.toml")}"
 export SOURCE_DATE_EPOCH
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -25,7 +25,7 @@ def test_the_schema_is_one_and_takes_the_defaults_with_what_is_required() -> Non
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     for example in (CHART / "ci").glob("*.yaml"):
         jsonschema.validate({**values, **yaml.safe_load(example.read_text())}, SCHEMA)
-    assert values.keys() | {"global", "nameOverride", "fullnameOverride"} == SCHEMA["properties"].keys()
+    assert values.keys() | {"global"} == SCHEMA["properties"].keys()
 
 
 @pytest.mark.parametrize(

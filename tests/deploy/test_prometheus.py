@@ -8,6 +8,7 @@ import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def prometheus(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 def test_every_query_of_the_dashboard_gives_something(prometheus: Prometheus) -> None:
     for panel, query in queries():
-        wait_for(f"the panel {panel!r}: {query}", lambda query=query: prometheus.query(query))
+        wait_for(f"the panel {panel!r}: {query}", partial(prometheus.query, query))
 
 
 def test_the_alerts_are_evaluated_and_quiet(prometheus: Prometheus) -> None:
