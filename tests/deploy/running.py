@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from names import NOT_YET_FLAGS, Names
 
@@ -84,7 +84,7 @@ class Proxy:
         self.process = process
         self.log = log
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Proxy:
         return self
 
     def __exit__(
@@ -141,7 +141,7 @@ class Bed:
         self.program, self.names, self.folder = program, names, folder
         self.count = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Bed:
         self.metadata = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
         threading.Thread(target=self.metadata.serve_forever, daemon=True).start()
         self.port = free_port()

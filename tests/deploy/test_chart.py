@@ -7,6 +7,7 @@ import json
 import jsonschema
 import pytest
 import yaml
+
 from place import CHART, TOOLS, must, run, version
 
 HELM = TOOLS / "helm"

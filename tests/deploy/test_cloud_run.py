@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from place import NAME, TOOLS, Document, cloud_run_service, ours, version
 
 API = json.loads((TOOLS / "run.v1.json").read_text())["schemas"]

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from place import DEPLOY, NAME, must, run, version
 
 UNIT = f"usr/lib/systemd/system/{NAME}.service"

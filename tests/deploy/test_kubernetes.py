@@ -10,6 +10,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+
 from place import NAME, PROBES, RENDERINGS, TOOLS, Document, Rendering, containers, documents, must, ours, version
 
 # Kinds of the Prometheus operator, which test_monitoring checks.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from place import DEPLOY, RENDERINGS, TOOLS, Document, must, run
 
 PROMTOOL = TOOLS / "promtool"

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from names import NOT_YET_COMMANDS, NOT_YET_FLAGS, Names
 from place import DEPLOY, TOP, every_proxy
 

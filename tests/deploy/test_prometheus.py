@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from place import NAME, TOOLS, Document
 from running import Bed, ended, free_port, wait_for
 from test_monitoring import ALERTS, queries, rules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from names import Names
 from place import DEPLOY, PROBES, TOP, Document, every_proxy
 from running import Bed
