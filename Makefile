@@ -8,6 +8,8 @@
 #                       SVG=PATH  the chart there as well;  PROXY=PATH  that program, not a new build
 #   make lint           formatting, clippy and rustdoc, warnings denied
 #   make instructions   what a command costs in instructions, against bench/instructions.json
+#   make validate       what deploy/ and the Dockerfile hold: schemas, helm, promtool, the proxy itself
+#   make deb            a Debian package of a release build, into target/debian
 #   make deny           licences and known vulnerabilities of the dependencies (installs cargo-deny)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -30,7 +32,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lifecycle bench lint instructions deny servers clients
+.PHONY: help demo test lifecycle bench lint instructions validate deb deny servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -89,6 +91,24 @@ lint:
 instructions:
 	$(call need,command -v valgrind,valgrind)
 	python3 bench/instructions.py $(if $(UPDATE),--update)
+
+# The tests' own build of the proxy is taken, if it is newer than the sources.
+target/debug/memorystore-auth-proxy: Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	cargo build --locked --bin memorystore-auth-proxy
+	touch $@
+
+validate: servers target/debug/memorystore-auth-proxy
+	$(call need,command -v dpkg-shlibdeps && command -v strip && command -v lintian,dpkg-dev binutils lintian)
+	$(call need,command -v systemd-analyze && command -v deb-systemd-helper,systemd init-system-helpers)
+	$(call need,command -v node && command -v npm,nodejs npm)
+	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
+	python3 tests/deploy/install.py
+	target/validate/venv/bin/python -m pytest -q -p no:cacheprovider tests/deploy --proxy target/debug/memorystore-auth-proxy
+
+deb:
+	$(call need,command -v dpkg-shlibdeps && command -v strip,dpkg-dev binutils)
+	cargo build --release --locked --bin memorystore-auth-proxy
+	deploy/debian/build.sh target/release/memorystore-auth-proxy target/debian
 
 deny:
 	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
