@@ -5,6 +5,8 @@
 //! before anything is minted or dialled, so that a client that starts first is not refused, and the
 //! exit is decided by the first cause alone.
 
+mod tls;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +25,7 @@ use crate::error::Error;
 use crate::listener::{self, Reception};
 use crate::telemetry::control::{ControlSources, SourceCounts, registry};
 use crate::telemetry::metrics::WorkerMetrics;
+use crate::upstream::tls::Trust;
 use crate::worker::hub::{Counters, Settings};
 use crate::worker::io::Control;
 use crate::worker::{Feeds, Worker, introduce};
@@ -77,13 +80,15 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
         })?),
     };
 
+    let trust = tls::trust(&config, &seeds).await?;
+    let local_tls = tls::local(&config).await?;
     let options = task::Options::new(config.upstream_username.clone(), config.auth_backoff);
     let credentials = task::start(&config.credential_source, options, &env);
-    let watcher = start_watcher(&config, seeds, &credentials);
+    let watcher = start_watcher(&config, seeds, &credentials, &trust);
     let stop = CancellationToken::new();
     let metrics: Vec<Arc<WorkerMetrics>> =
         (0..config.threads.get()).map(|_| Arc::default()).collect();
-    let workers = Arc::new(start_workers(&config, &metrics, &credentials, &watcher, &stop)?);
+    let workers = Arc::new(start_workers(&config, &metrics, &credentials, &watcher, &trust, &stop)?);
     introduce(&workers);
 
     let mut listeners = vec![bound.to_string()];
@@ -102,7 +107,7 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     )
     .await?;
 
-    let reception = Arc::new(Reception::new(workers.clone()));
+    let reception = Arc::new(Reception::new(workers.clone(), local_tls));
     let mut accepting = tokio::task::JoinSet::new();
     let desk = reception.clone();
     accepting.spawn(async move { desk.serve_tcp(tcp).await });
@@ -149,6 +154,7 @@ fn start_watcher(
     config: &Config,
     seeds: Vec<crate::cluster::topology::NodeAddr>,
     credentials: &CredentialHandle,
+    trust: &Trust,
 ) -> WatcherHandle {
     let rejected = credentials.clone();
     watcher::spawn(
@@ -159,7 +165,7 @@ fn start_watcher(
             connect_timeout: config.connect_timeout,
             request_timeout: config.connect_timeout,
             auth_backoff: (config.auth_backoff.min, config.auth_backoff.max),
-            prefer_tls: false,
+            trust: trust.clone(),
             on_rejected: Some(Arc::new(move |generation| rejected.force_refresh(generation))),
         },
     )
@@ -170,6 +176,7 @@ fn start_workers(
     metrics: &[Arc<WorkerMetrics>],
     credentials: &CredentialHandle,
     watcher: &WatcherHandle,
+    trust: &Trust,
     stop: &CancellationToken,
 ) -> Result<Vec<Worker>, Error> {
     let settings = Settings {
@@ -195,8 +202,11 @@ fn start_workers(
                 watcher: watcher.clone(),
                 metrics: metrics.clone(),
             });
-            let feeds =
-                Feeds { topology: watcher.topology.clone(), credential: credentials.watch.clone() };
+            let feeds = Feeds {
+                topology: watcher.topology.clone(),
+                credential: credentials.watch.clone(),
+                trust: trust.clone(),
+            };
             Worker::start(i, settings.clone(), feeds, control, stop.clone(), GRACE)
                 .map_err(|e| Error::runtime("cannot start a worker thread (--threads)", e))
         })

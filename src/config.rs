@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod endpoint;
+mod tls;
 mod values;
 
 use std::fmt::Display;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use endpoint::Endpoint;
+pub use tls::{LocalCertificate, Tls};
 
 use crate::args::flags::{self, FLAGS, Kind};
 use crate::args::{Origin, Settings, Value};
@@ -57,6 +59,8 @@ pub struct Config {
     pub dial_rate_limit: u32,
     /// Which nodes answer reads.
     pub read_from: ReadFrom,
+    /// Encryption, towards the cluster and towards clients.
+    pub tls: Tls,
     /// The HTTP server.
     pub http: Http,
     /// What is logged and how.
@@ -119,6 +123,9 @@ impl Config {
             health_check: reader.switch("health-check")?,
             prometheus: reader.switch("prometheus")?,
         };
+        let endpoint = reader.endpoint()?;
+        let tls = reader.tls(&endpoint)?;
+        let warnings = settings.warnings.iter().cloned().chain(tls.warning()).collect();
         let config = Self {
             listen: reader.listen()?,
             threads: reader.typed("threads", threads)?,
@@ -134,8 +141,9 @@ impl Config {
             read_from: reader.typed("read-from", read_from)?,
             http,
             logs,
-            warnings: settings.warnings.clone(),
-            endpoint: reader.endpoint()?,
+            warnings,
+            endpoint,
+            tls,
         };
         let (listen, http) = (&config.listen, &config.http);
         let same_address = listen.address == http.address

@@ -10,17 +10,19 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use crate::cluster::topology::NodeAddr;
 use crate::credentials::{Credential, Secret};
-use crate::net::{self, DialError, Stream};
+use crate::net::Stream;
 use crate::resp::value::{Decoder, Value};
+use crate::upstream::tls::{ConnectError, Plan, Trust};
 
 /// How long the steps of [`Client::connect`] may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// Name resolution and TCP connect together.
+    /// Name resolution, TCP connect and TLS handshake together.
     pub connect: Duration,
     /// AUTH and its reply.
     pub auth: Duration,
@@ -31,7 +33,7 @@ pub struct Timeouts {
 pub enum ClientError {
     /// The node could not be connected to.
     #[error(transparent)]
-    Dial(#[from] DialError),
+    Dial(#[from] ConnectError),
     /// `WRONGPASS`: Memorystore answers it to a bad or expired token, a wrong user name and a
     /// missing role alike.
     #[error(
@@ -94,7 +96,7 @@ pub enum ClientError {
         command: String,
     },
     /// The connection ended.
-    #[error("{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS")]
+    #[error("{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS (--tls)")]
     Closed {
         /// The node.
         addr: NodeAddr,
@@ -102,7 +104,7 @@ pub enum ClientError {
         cause: String,
     },
     /// The node sent what is no reply.
-    #[error("{addr} does not speak RESP: {cause}; is this a Redis or Valkey port without TLS?")]
+    #[error("{addr} does not speak RESP: {cause}; is this a Redis or Valkey port? (If it speaks TLS: --tls)")]
     Protocol {
         /// The node.
         addr: NodeAddr,
@@ -173,9 +175,18 @@ impl Client {
         addr: &NodeAddr,
         credential: Option<&Credential>,
         timeouts: Timeouts,
+        trust: &Trust,
     ) -> Result<Self, ClientError> {
-        let stream = net::dial(addr, timeouts.connect).await?;
-        let mut client = Self::over(addr.clone(), Box::new(stream));
+        let shake = async |stream, plan| -> std::io::Result<Box<dyn Stream>> {
+            Ok(match plan {
+                None => Box::new(stream),
+                Some(Plan { config, name }) => {
+                    Box::new(TlsConnector::from(config).connect(name, stream).await?)
+                }
+            })
+        };
+        let stream = trust.dial(addr, timeouts.connect, shake).await?;
+        let mut client = Self::over(addr.clone(), stream);
         if let Some(credential) = credential {
             client.authenticate(credential, Instant::now() + timeouts.auth).await?;
         }
