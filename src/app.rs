@@ -88,7 +88,8 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let metrics: Vec<Arc<WorkerMetrics>> =
         (0..config.threads.get()).map(|_| Arc::default()).collect();
-    let workers = Arc::new(start_workers(&config, &metrics, &credentials, &watcher, &trust, &stop)?);
+    let workers =
+        Arc::new(start_workers(&config, &metrics, &credentials, &watcher, &trust, &stop)?);
     introduce(&workers);
 
     let mut listeners = vec![bound.to_string()];

@@ -66,7 +66,9 @@ pub async fn follow(certificate: PathBuf, key: PathBuf) -> Result<LocalTls, Erro
                 }
                 Err(cause) => {
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!("--tls-cert and --tls-key cannot be used: {cause}; the certificate read before stays in use");
+                        tracing::warn!(
+                            "--tls-cert and --tls-key cannot be used: {cause}; the certificate read before stays in use"
+                        );
                     }
                     files.note().await;
                 }

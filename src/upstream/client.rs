@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
@@ -96,7 +97,9 @@ pub enum ClientError {
         command: String,
     },
     /// The connection ended.
-    #[error("{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS (--tls)")]
+    #[error(
+        "{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS (--tls)"
+    )]
     Closed {
         /// The node.
         addr: NodeAddr,
@@ -104,7 +107,9 @@ pub enum ClientError {
         cause: String,
     },
     /// The node sent what is no reply.
-    #[error("{addr} does not speak RESP: {cause}; is this a Redis or Valkey port? (If it speaks TLS: --tls)")]
+    #[error(
+        "{addr} does not speak RESP: {cause}; is this a Redis or Valkey port? (If it speaks TLS: --tls)"
+    )]
     Protocol {
         /// The node.
         addr: NodeAddr,
@@ -177,15 +182,7 @@ impl Client {
         timeouts: Timeouts,
         trust: &Trust,
     ) -> Result<Self, ClientError> {
-        let shake = async |stream, plan| -> std::io::Result<Box<dyn Stream>> {
-            Ok(match plan {
-                None => Box::new(stream),
-                Some(Plan { config, name }) => {
-                    Box::new(TlsConnector::from(config).connect(name, stream).await?)
-                }
-            })
-        };
-        let stream = trust.dial(addr, timeouts.connect, shake).await?;
+        let stream = trust.dial(addr, timeouts.connect, secure).await?;
         let mut client = Self::over(addr.clone(), stream);
         if let Some(credential) = credential {
             client.authenticate(credential, Instant::now() + timeouts.auth).await?;
@@ -314,6 +311,16 @@ impl Client {
     fn protocol(&self, cause: &str) -> ClientError {
         ClientError::Protocol { addr: self.addr.clone(), cause: cause.to_owned() }
     }
+}
+
+/// The stream as it is, or after the TLS handshake if that is the plan.
+async fn secure(stream: TcpStream, plan: Option<Plan>) -> std::io::Result<Box<dyn Stream>> {
+    Ok(match plan {
+        None => Box::new(stream),
+        Some(Plan { config, name }) => {
+            Box::new(TlsConnector::from(config).connect(name, stream).await?)
+        }
+    })
 }
 
 /// The request as RESP, wiped when dropped. Its size is reserved first: growing would leave copies

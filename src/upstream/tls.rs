@@ -130,10 +130,9 @@ impl Trust {
     pub fn new(verify: Verify, seeds: &[NodeAddr]) -> Self {
         let seeds: Vec<_> = seeds.iter().filter_map(|seed| name_of(seed).ok()).collect();
         let mode = match verify {
-            Verify::Insecure => Mode::Encrypted(Arc::new(Anchors::new(
-                Vec::new(),
-                Verifier::insecure(provider()),
-            ))),
+            Verify::Insecure => {
+                Mode::Encrypted(Arc::new(Anchors::new(Vec::new(), Verifier::insecure(provider()))))
+            }
             Verify::Full | Verify::Ca => Mode::Undecided,
         };
         Self(Arc::new(Shared {
@@ -164,7 +163,7 @@ impl Trust {
         for certificate in CertificateDer::pem_slice_iter(pem) {
             certificates.push(certificate.map_err(|e| format!("it is not PEM ({e})"))?);
         }
-        certificates.sort();
+        certificates.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
         certificates.dedup();
         let count = certificates.len();
         if count == 0 {
@@ -209,11 +208,11 @@ impl Trust {
     ///
     /// # Errors
     /// [`ConnectError`]: where, why and what to do.
-    pub async fn dial<T>(
+    pub async fn dial<T, F: Future<Output = io::Result<T>>>(
         &self,
         addr: &NodeAddr,
         timeout: Duration,
-        shake: impl AsyncFn(TcpStream, Option<Plan>) -> io::Result<T>,
+        shake: impl Fn(TcpStream, Option<Plan>) -> F,
     ) -> Result<T, ConnectError> {
         let deadline = Instant::now() + timeout;
         let fail = |cause| ConnectError::Tls(TlsError { addr: addr.clone(), cause });
@@ -233,7 +232,9 @@ impl Trust {
             let cause = match timeout_at(deadline, shake(stream, plan)).await {
                 Ok(Ok(made)) => return Ok(made),
                 Ok(Err(e)) if !encrypted => {
-                    return Err(net::DialError::Other { addr: addr.clone(), cause: e.to_string() }.into());
+                    return Err(
+                        net::DialError::Other { addr: addr.clone(), cause: e.to_string() }.into()
+                    );
                 }
                 Ok(Err(e)) => Refused::of(&e),
                 Err(_) => Refused::Timeout(timeout),
@@ -293,6 +294,3 @@ fn name_of(addr: &NodeAddr) -> Result<ServerName<'static>, ConnectError> {
     ServerName::try_from(host.to_owned())
         .map_err(|_| ConnectError::Tls(TlsError { addr: addr.clone(), cause: Refused::NoName }))
 }
-
-#[cfg(test)]
-mod tests;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::buffer::{ByteQueue, MAX_SLICES};
@@ -202,7 +203,7 @@ impl Io {
             }
         };
         stream.set_nonblocking(true)?;
-        let mut stream = tokio::net::TcpStream::from_std(stream)?;
+        let mut stream = TcpStream::from_std(stream)?;
         let io = self.clone();
         tokio::task::spawn_local(async move {
             let shake = handshake::accept(&mut stream, config);
@@ -299,16 +300,8 @@ impl Io {
     }
 
     async fn connect(&self, addr: &NodeAddr) -> Result<Conn, String> {
-        let dialled = self.trust.dial(addr, self.connect_timeout, async |mut stream, plan| {
-            Ok(match plan {
-                None => Conn::new(Stream::Tcp(stream.into_std()?))?,
-                Some(Plan { config, name }) => {
-                    let engine = handshake::connect(&mut stream, config, name).await?;
-                    Conn::encrypted(stream, engine, self.scratch.clone())
-                }
-            })
-        });
-        dialled.await.map_err(|e| e.to_string())
+        let shake = |stream, plan| secure(stream, plan, self.scratch.clone());
+        self.trust.dial(addr, self.connect_timeout, shake).await.map_err(|e| e.to_string())
     }
 
     /// Serves a pipe's socket; ready with the cause when it ends, `None` when the hub dropped it.
@@ -590,6 +583,21 @@ impl Io {
             }
         })
         .await;
+    }
+}
+
+/// Makes a connection of a dialled stream, by a TLS handshake if that is the plan.
+async fn secure(
+    mut stream: TcpStream,
+    plan: Option<Plan>,
+    scratch: Rc<RefCell<Scratch>>,
+) -> io::Result<Conn> {
+    match plan {
+        None => Conn::new(Stream::Tcp(stream.into_std()?)),
+        Some(Plan { config, name }) => {
+            let engine = handshake::connect(&mut stream, config, name).await?;
+            Ok(Conn::encrypted(stream, engine, scratch))
+        }
     }
 }
 

@@ -284,8 +284,8 @@ impl Drop for Conn {
             let mut engine = tls.engine.borrow_mut();
             if !engine.has_unsent() {
                 // A connection that failed has nothing left to say.
-                let _ = engine
-                    .send_close(&mut tls.scratch.borrow_mut(), |bytes| half.try_write(bytes));
+                let _ =
+                    engine.send_close(&mut tls.scratch.borrow_mut(), |bytes| half.try_write(bytes));
             }
         }
     }

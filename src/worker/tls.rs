@@ -10,6 +10,7 @@
 
 pub mod handshake;
 
+use std::fmt;
 use std::io::{self, IoSlice};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -56,7 +57,6 @@ impl Scratch {
 }
 
 /// Either side of a connection.
-#[derive(Debug)]
 pub enum Side {
     /// Towards a node.
     Client(Box<UnbufferedClientConnection>),
@@ -65,7 +65,6 @@ pub enum Side {
 }
 
 /// See the module header.
-#[derive(Debug)]
 pub struct Engine {
     side: Side,
     /// Ciphertext read that is not a whole record yet.
@@ -75,6 +74,13 @@ pub struct Engine {
     /// Ciphertext the socket has not taken.
     unsent: Vec<u8>,
     peer_closed: bool,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither keys nor plaintext.
+        f.debug_struct("Engine").field("peer_closed", &self.peer_closed).finish_non_exhaustive()
+    }
 }
 
 /// What the two sides have in common: rustls gives each its own types and one interface.
@@ -244,8 +250,12 @@ impl Engine {
         // A leftover must be shown again: rustls has begun to look at it.
         let Self { side, partial, .. } = self;
         match side {
-            Side::Client(c) => append(&mut **c, partial, out, end, |w, room| w.encrypt(plain, room)),
-            Side::Server(s) => append(&mut **s, partial, out, end, |w, room| w.encrypt(plain, room)),
+            Side::Client(c) => {
+                append(&mut **c, partial, out, end, |w, room| w.encrypt(plain, room))
+            }
+            Side::Server(s) => {
+                append(&mut **s, partial, out, end, |w, room| w.encrypt(plain, room))
+            }
         }
     }
 
@@ -280,8 +290,12 @@ impl Engine {
         let Scratch { outgoing: out, end, .. } = scratch;
         *end = 0;
         match side {
-            Side::Client(c) => append(&mut **c, partial, out, end, WriteTraffic::queue_close_notify),
-            Side::Server(s) => append(&mut **s, partial, out, end, WriteTraffic::queue_close_notify),
+            Side::Client(c) => {
+                append(&mut **c, partial, out, end, |w, room| w.queue_close_notify(room))
+            }
+            Side::Server(s) => {
+                append(&mut **s, partial, out, end, |w, room| w.queue_close_notify(room))
+            }
         }?;
         self.pass_on(scratch, write)
     }

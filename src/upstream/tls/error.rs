@@ -65,7 +65,9 @@ pub enum Refused {
     #[error("its certificate cannot be used ({0})")]
     Certificate(String),
     /// What came is no TLS.
-    #[error("it does not speak TLS ({0}); if the cluster has no in-transit encryption, give --tls=false")]
+    #[error(
+        "it does not speak TLS ({0}); if the cluster has no in-transit encryption, give --tls=false"
+    )]
     NotTls(String),
     /// It did not answer.
     #[error(
@@ -80,7 +82,9 @@ pub enum Refused {
     )]
     Closed(String),
     /// It refused.
-    #[error("it refused the handshake ({0}); the proxy speaks TLS 1.2 and 1.3 without a client certificate")]
+    #[error(
+        "it refused the handshake ({0}); the proxy speaks TLS 1.2 and 1.3 without a client certificate"
+    )]
     Alert(String),
     /// Anything else.
     #[error("{0}")]
@@ -110,9 +114,10 @@ impl Refused {
         use CertificateError as E;
         match error {
             E::UnknownIssuer | E::BadSignature => Self::Untrusted(error.to_string()),
-            E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
-                Self::OutOfDate(error.to_string())
-            }
+            E::Expired
+            | E::ExpiredContext { .. }
+            | E::NotValidYet
+            | E::NotValidYetContext { .. } => Self::OutOfDate(error.to_string()),
             E::NotValidForNameContext { presented, .. } => Self::OtherName(list(presented)),
             E::NotValidForName => Self::OtherName("no name at all".to_owned()),
             _ => Self::Certificate(error.to_string()),
