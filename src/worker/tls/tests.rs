@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tokio::io::AsyncReadExt as _;
 
 use super::*;
 use crate::upstream::tls::provider;
@@ -28,16 +29,21 @@ fn configs(version: &'static SupportedProtocolVersion) -> (Arc<ClientConfig>, Ar
     (Arc::new(client), Arc::new(server))
 }
 
-async fn pair(version: &'static SupportedProtocolVersion, cut: usize) -> (Engine, Engine) {
+/// Both ends, and what the server said behind its handshake: tickets, which the client has not read.
+async fn pair(version: &'static SupportedProtocolVersion, cut: usize) -> (Engine, Engine, Wire) {
     let (client, server) = configs(version);
     // A pipe so narrow that messages of the handshake arrive in pieces.
     let (mut near, mut far) = tokio::io::duplex(cut);
     let name = ServerName::try_from("node.test").unwrap();
-    let (near, far) = tokio::join!(
-        handshake::connect(&mut near, client, name),
-        handshake::accept(&mut far, server)
-    );
-    (near.unwrap(), far.unwrap())
+    let client = async {
+        let engine = handshake::connect(&mut near, client, name).await.unwrap();
+        let mut rest = Vec::new();
+        near.read_to_end(&mut rest).await.unwrap();
+        (engine, rest)
+    };
+    let server = async move { handshake::accept(&mut far, server).await.unwrap() };
+    let ((near, rest), far) = tokio::join!(client, server);
+    (near, far, Wire(rest))
 }
 
 /// One direction between two engines, which a test cuts and merges as it likes.
@@ -72,9 +78,9 @@ fn flush(engine: &mut Engine, wire: &mut Wire, n: usize) {
 
 fn run(version: &'static SupportedProtocolVersion, steps: &[(u8, usize)]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (mut near, mut far) = runtime.block_on(pair(version, 700));
+    let (mut near, mut far, mut back) = runtime.block_on(pair(version, 700));
     let mut scratch = Scratch::default();
-    let (mut there, mut back) = (Wire::default(), Wire::default());
+    let mut there = Wire::default();
     let (mut said, mut heard) = (Vec::new(), Vec::new());
     let mut early = vec![0; INCOMING];
     let mut answered = 0;
@@ -135,7 +141,7 @@ proptest! {
 #[test]
 fn small_pieces_leave_as_one_record() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (mut near, _far) = runtime.block_on(pair(&TLS13, 64 * 1024));
+    let (mut near, _far, _) = runtime.block_on(pair(&TLS13, 64 * 1024));
     let mut scratch = Scratch::default();
     let pieces: Vec<_> = (0..16).map(|_| IoSlice::new(b"*1\r\n$4\r\nPING\r\n")).collect();
     let mut sizes = Vec::new();
@@ -151,7 +157,7 @@ fn small_pieces_leave_as_one_record() {
 #[test]
 fn a_forged_record_ends_the_connection_and_the_peer_is_told() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (mut near, mut far) = runtime.block_on(pair(&TLS13, 64 * 1024));
+    let (mut near, mut far, _) = runtime.block_on(pair(&TLS13, 64 * 1024));
     let (mut scratch, mut wire) = (Scratch::default(), Wire::default());
     near.send(&[IoSlice::new(b"PING\r\n")], &mut scratch, |b| wire.take(b, usize::MAX)).unwrap();
     *wire.0.last_mut().unwrap() ^= 1;
