@@ -74,6 +74,8 @@ pub struct Engine {
     /// Ciphertext the socket has not taken.
     unsent: Vec<u8>,
     peer_closed: bool,
+    /// It is not asked again: rustls would look at the same record once more.
+    failed: bool,
 }
 
 impl fmt::Debug for Engine {
@@ -112,6 +114,7 @@ impl Engine {
             early: Vec::new(),
             unsent: Vec::new(),
             peer_closed: false,
+            failed: false,
         }
     }
 
@@ -157,6 +160,7 @@ impl Engine {
     /// # Errors
     /// When the leftover fills all of it: no record and no message is that long.
     pub fn room<'s>(&self, scratch: &'s mut Scratch) -> io::Result<&'s mut [u8]> {
+        self.check()?;
         let held = self.partial.len();
         let incoming = scratch.incoming();
         if held >= incoming.len() {
@@ -187,7 +191,8 @@ impl Engine {
             out += payload.len();
             Ok(())
         });
-        let left = if self.peer_closed { &[][..] } else { &incoming[used..] };
+        self.failed = outcome.is_err();
+        let left = if self.peer_closed || self.failed { &[][..] } else { &incoming[used..] };
         if left.is_empty() {
             if self.partial.capacity() > 0 {
                 self.partial = Vec::new();
@@ -216,6 +221,7 @@ impl Engine {
     /// Encrypts of the slices what one write may carry; returns how much plaintext that is. The
     /// ciphertext is in the scratch.
     fn encrypt(&mut self, slices: &[IoSlice<'_>], scratch: &mut Scratch) -> io::Result<usize> {
+        self.check()?;
         let Scratch { gathered, outgoing, end, .. } = scratch;
         let mut taken = 0;
         *end = 0;
@@ -286,6 +292,7 @@ impl Engine {
         scratch: &mut Scratch,
         write: impl FnOnce(&[u8]) -> io::Result<usize>,
     ) -> io::Result<()> {
+        self.check()?;
         let Self { side, partial, .. } = self;
         let Scratch { outgoing: out, end, .. } = scratch;
         *end = 0;
@@ -318,6 +325,10 @@ impl Engine {
             self.unsent.extend_from_slice(&outgoing[n..]);
         }
         Ok(())
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.failed { Err(invalid("TLS failed before on this connection")) } else { Ok(()) }
     }
 
     fn is_handshaking(&self) -> bool {
