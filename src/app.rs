@@ -10,6 +10,7 @@ mod instance;
 mod line;
 mod service;
 mod stop;
+mod tls;
 
 use std::sync::Arc;
 
@@ -18,14 +19,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::state::Lifecycle;
-use crate::cluster::watcher::Seeds;
 use crate::config::{Config, Endpoint, Instance};
 use crate::credentials::task::{self, CredentialHandle};
 use crate::env::Environment;
 use crate::error::{Error, chain};
 use crate::listener::Gate;
 use http::Shown;
-use instance::{Running, Sockets};
+use instance::{Running, Sockets, Upstream};
 use stop::{Cause, Stop};
 
 /// Runs the proxy until a signal or `/quitquitquit` stops it.
@@ -53,17 +53,12 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let credentials = task::start(&config.credential_source, options, &env);
     // Workers end by the first, the HTTP servers by the second.
     let (workers_end, servers_end) = (CancellationToken::new(), CancellationToken::new());
+    let local_tls = tls::local(&config).await?;
     let mut instances = Vec::new();
     for (instance, sockets) in bound {
-        let seeds = seeds(instance)?;
-        instances.push(Running::start(
-            &config,
-            instance,
-            sockets,
-            seeds,
-            &credentials,
-            &workers_end,
-        )?);
+        let upstream = upstream(&config, instance).await?;
+        let end = &workers_end;
+        instances.push(Running::start(&config, instance, sockets, upstream, &credentials, end)?);
     }
     if config.lifecycle.run_connection_test {
         instances = tested(instances, &config, &credentials).await?;
@@ -87,7 +82,7 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     });
     let mut accepting = JoinSet::new();
     for instance in &mut instances {
-        instance.accept(&mut accepting, &gate);
+        instance.accept(&mut accepting, &gate, local_tls.as_ref());
     }
     lifecycle.set_listening();
     let watchdog = service::started(&instances);
@@ -134,9 +129,13 @@ async fn tested(
     Ok(good)
 }
 
-fn seeds(instance: &Instance) -> Result<watch::Receiver<Seeds>, Error> {
+/// Where the nodes of an instance are, and whom to trust among them.
+async fn upstream(config: &Config, instance: &Instance) -> Result<Upstream, Error> {
     match &instance.endpoint {
-        Endpoint::Seeds(seeds) => Ok(watch::channel(seeds.clone().into()).1),
+        Endpoint::Seeds(seeds) => Ok(Upstream {
+            trust: tls::trust(config, seeds).await?,
+            seeds: watch::channel(seeds.clone().into()).1,
+        }),
         Endpoint::Resource(name) => Err(Error::config(format!(
             "the endpoint {name} is a resource name, which is not supported yet: give the \
              discovery endpoint as HOST:PORT"

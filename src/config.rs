@@ -7,6 +7,7 @@
 mod endpoint;
 mod instances;
 mod lifecycle;
+mod tls;
 mod values;
 
 use std::fmt::Display;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use endpoint::Endpoint;
 pub use instances::Instance;
 pub use lifecycle::Lifecycle;
+pub use tls::{LocalCertificate, Tls};
 
 use crate::args::flags::{FLAGS, Kind};
 use crate::args::{Origin, Settings, Value};
@@ -58,6 +60,8 @@ pub struct Config {
     pub dial_rate_limit: u32,
     /// How the process starts and stops.
     pub lifecycle: Lifecycle,
+    /// Encryption, towards the cluster and towards clients.
+    pub tls: Tls,
     /// The HTTP server.
     pub http: Http,
     /// What is logged and how.
@@ -140,6 +144,9 @@ impl Config {
             with_backend_check: reader.switch("with-backend-check")?,
             prometheus: reader.switch("prometheus")?,
         };
+        let instances = reader.instances()?;
+        let tls = reader.tls(&instances)?;
+        let warnings = settings.warnings.iter().cloned().chain(tls.warning()).collect();
         let config = Self {
             threads: reader.typed("threads", threads)?,
             credential_source: reader.credential_source()?,
@@ -154,8 +161,9 @@ impl Config {
             lifecycle: reader.lifecycle()?,
             http,
             logs,
-            warnings: settings.warnings.clone(),
-            instances: reader.instances()?,
+            warnings,
+            instances,
+            tls,
         };
         let http = &config.http;
         let at_http = |i: &Instance| same_place(i.listen.tcp(), (http.address, http.port));

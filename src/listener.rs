@@ -1,7 +1,10 @@
 //! Where clients come in: TCP and Unix sockets on the control thread.
 //!
 //! Invariant: an accept error never ends the listener; a client goes to the worker with the fewest
-//! sessions. It reads and writes nothing: the worker owns the socket from its first byte on.
+//! sessions. It reads and writes nothing: the worker owns the socket from its first byte on, the TLS
+//! handshake included.
+
+pub mod certificate;
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
+use self::certificate::LocalTls;
 use crate::net;
 use crate::session::core::Profile;
 use crate::telemetry::metrics::WorkerMetrics;
@@ -99,12 +103,19 @@ pub struct Reception {
     gate: Arc<Gate>,
     metrics: Arc<WorkerMetrics>,
     next_id: AtomicU64,
+    /// TCP clients speak TLS, and nothing else.
+    tls: Option<LocalTls>,
 }
 
 impl Reception {
     /// For these workers.
-    pub fn new(workers: Arc<Vec<Worker>>, gate: Arc<Gate>, metrics: Arc<WorkerMetrics>) -> Self {
-        Self { workers, gate, metrics, next_id: AtomicU64::new(1) }
+    pub fn new(
+        workers: Arc<Vec<Worker>>,
+        gate: Arc<Gate>,
+        metrics: Arc<WorkerMetrics>,
+        tls: Option<LocalTls>,
+    ) -> Self {
+        Self { workers, gate, metrics, next_id: AtomicU64::new(1), tls }
     }
 
     /// Accepts TCP clients for ever.
@@ -122,7 +133,8 @@ impl Reception {
                                 local_port: local.port(),
                                 ..Profile::default()
                             };
-                            self.hand_over(Stream::Tcp(stream), profile);
+                            let tls = self.tls.as_ref().map(LocalTls::current);
+                            self.hand_over(Stream::Tcp(stream), profile, tls);
                         }
                         // The client is gone already.
                         Err(error) => tracing::debug!(%error, "a client went away at once"),
@@ -141,7 +153,7 @@ impl Reception {
                 Ok((stream, _)) => match stream.into_std() {
                     Ok(stream) => {
                         let profile = Profile { peer: shown.clone(), ..Profile::default() };
-                        self.hand_over(Stream::Unix(stream), profile);
+                        self.hand_over(Stream::Unix(stream), profile, None);
                     }
                     Err(error) => tracing::debug!(%error, "a client went away at once"),
                 },
@@ -150,7 +162,12 @@ impl Reception {
         }
     }
 
-    fn hand_over(&self, stream: Stream, mut profile: Profile) {
+    fn hand_over(
+        &self,
+        stream: Stream,
+        mut profile: Profile,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) {
         if self.gate.is_full() {
             self.metrics.client_connections_rejected.inc();
             tracing::debug!("a client was refused: --max-connections is reached");
@@ -158,7 +175,7 @@ impl Reception {
         }
         profile.id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if let Some(worker) = self.workers.iter().min_by_key(|w| w.sessions())
-            && !worker.serve(Accepted { stream, profile })
+            && !worker.serve(Accepted { stream, profile, tls })
         {
             tracing::debug!("a client came while the proxy stops");
         }

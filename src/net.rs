@@ -1,8 +1,8 @@
 //! Sockets: how a node is dialled and how every TCP stream of the proxy is set up.
 //!
 //! Invariant: a dial resolves the name anew each time and ends by its timeout, whatever DNS or the
-//! network do; a stream handed out has Nagle off and keepalive on. It speaks no protocol and knows
-//! no TLS yet: [`Stream`] is the seam where an encrypted stream will come in.
+//! network do; a stream handed out has Nagle off and keepalive on. It speaks no protocol; TLS is made
+//! above it, by `upstream::tls`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ pub const KEEPALIVE_PROBES: u32 = 3;
 /// after the kernel's retransmissions, a quarter of an hour.
 pub const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(30);
 
-/// A byte stream to a node: TCP now, TLS over TCP later.
+/// A byte stream to a node: TCP, or TLS over TCP.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}

@@ -116,7 +116,8 @@ fn row_start(flag: &Flag) -> String {
             format!("| `--{} {value}` | `{default}` | ", flag.name)
         }
         (Kind::Value(value), None) => format!("| `--{} {value}` |  | ", flag.name),
-        _ => format!("| `--{}` | off | ", flag.name),
+        (_, Some(_)) => format!("| `--{}` | off | ", flag.name),
+        (_, None) => format!("| `--{}` |  | ", flag.name),
     }
 }
 

@@ -18,8 +18,10 @@ use crate::config::{Config, Instance, Listen};
 use crate::credentials::CredentialState;
 use crate::credentials::task::CredentialHandle;
 use crate::error::Error;
+use crate::listener::certificate::LocalTls;
 use crate::listener::{self, Gate, Reception, SocketFile};
 use crate::telemetry::metrics::WorkerMetrics;
+use crate::upstream::tls::Trust;
 use crate::worker::hub::Settings;
 use crate::worker::{Feeds, Worker, introduce};
 
@@ -71,12 +73,22 @@ impl Sockets {
     }
 }
 
+/// Where an instance's nodes are.
+pub(super) struct Upstream {
+    /// Whom to ask first.
+    pub seeds: watch::Receiver<Seeds>,
+    /// Whether and how nodes prove who they are.
+    pub trust: Trust,
+}
+
 /// A running instance.
 pub(super) struct Running {
     /// What it is called.
     pub name: Arc<str>,
     /// Its slot map.
     pub watcher: WatcherHandle,
+    /// Whom it trusts.
+    trust: Trust,
     /// Its threads.
     pub workers: Arc<Vec<Worker>>,
     /// What each of them counts.
@@ -96,12 +108,13 @@ impl Running {
         config: &Config,
         instance: &Instance,
         sockets: Sockets,
-        seeds: watch::Receiver<Seeds>,
+        upstream: Upstream,
         credentials: &CredentialHandle,
         stop: &CancellationToken,
     ) -> Result<Self, Error> {
+        let Upstream { seeds, trust } = upstream;
         let activity = config.lifecycle.lazy_refresh.then(Arc::<Activity>::default);
-        let watcher = start_watcher(config, seeds, credentials, activity.clone());
+        let watcher = start_watcher(config, seeds, credentials, &trust, activity.clone());
         let activities: Vec<_> = activity.into_iter().chain(credentials.activity.clone()).collect();
         let metrics: Vec<Arc<WorkerMetrics>> =
             (0..config.threads.get()).map(|_| Arc::default()).collect();
@@ -119,6 +132,7 @@ impl Running {
                 let feeds = Feeds {
                     topology: watcher.topology.clone(),
                     credential: credentials.watch.clone(),
+                    trust: trust.clone(),
                 };
                 let grace = config.lifecycle.max_sigterm_delay;
                 Worker::start(i, settings.clone(), feeds, control, stop.clone(), grace)
@@ -128,12 +142,13 @@ impl Running {
         introduce(&workers);
         let backend = config.http.with_backend_check.then(|| {
             let (publish, status) = watch::channel(BackendStatus::default());
-            tokio::spawn(backend(config, &watcher, credentials).watch(publish));
+            tokio::spawn(backend(config, &watcher, credentials, &trust).watch(publish));
             status
         });
         Ok(Self {
             name: instance.name.clone(),
             watcher,
+            trust,
             workers: Arc::new(workers),
             metrics,
             reception_metrics: Arc::default(),
@@ -155,7 +170,7 @@ impl Running {
         let mut topology = self.watcher.topology.clone();
         let known = topology.wait_for(Option::is_some);
         let outcome = match tokio::time::timeout(config.connect_timeout * 2, known).await {
-            Ok(_) => backend(config, &self.watcher, credentials).check().await,
+            Ok(_) => backend(config, &self.watcher, credentials, &self.trust).check().await,
             Err(_) => Err(vec![no_map(&self.watcher, credentials)]),
         };
         outcome.map_err(|failures| {
@@ -167,7 +182,12 @@ impl Running {
     }
 
     /// Accepts clients until the returned tasks are ended.
-    pub(super) fn accept(&mut self, accepting: &mut tokio::task::JoinSet<()>, gate: &Arc<Gate>) {
+    pub(super) fn accept(
+        &mut self,
+        accepting: &mut tokio::task::JoinSet<()>,
+        gate: &Arc<Gate>,
+        tls: Option<&LocalTls>,
+    ) {
         let Some(Sockets { tcp, unix, shown }) = self.sockets.take() else {
             return;
         };
@@ -175,6 +195,7 @@ impl Running {
             self.workers.clone(),
             gate.clone(),
             self.reception_metrics.clone(),
+            tls.cloned(),
         ));
         let desk = reception.clone();
         accepting.spawn(async move { desk.serve_tcp(tcp).await });
@@ -195,8 +216,14 @@ impl Running {
     }
 }
 
-fn backend(config: &Config, watcher: &WatcherHandle, credentials: &CredentialHandle) -> Backend {
-    Backend::new(watcher.topology.clone(), credentials.watch.clone(), config.connect_timeout)
+fn backend(
+    config: &Config,
+    watcher: &WatcherHandle,
+    credentials: &CredentialHandle,
+    trust: &Trust,
+) -> Backend {
+    let (topology, credentials) = (watcher.topology.clone(), credentials.watch.clone());
+    Backend::new(topology, credentials, trust.clone(), config.connect_timeout)
 }
 
 /// Why there is no slot map: the credential, or what the watcher says.
@@ -214,6 +241,7 @@ fn start_watcher(
     config: &Config,
     seeds: watch::Receiver<Seeds>,
     credentials: &CredentialHandle,
+    trust: &Trust,
     activity: Option<Arc<Activity>>,
 ) -> WatcherHandle {
     let rejected = credentials.clone();
@@ -225,7 +253,7 @@ fn start_watcher(
             connect_timeout: config.connect_timeout,
             request_timeout: config.connect_timeout,
             auth_backoff: (config.auth_backoff.min, config.auth_backoff.max),
-            prefer_tls: false,
+            trust: trust.clone(),
             activity,
             on_rejected: Some(Arc::new(move |generation| rejected.force_refresh(generation))),
         },

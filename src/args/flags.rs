@@ -123,6 +123,11 @@ pub const FLAGS: &[Flag] = &[
     value("max-connections", "N", Some("0"), LISTEN,
         "Most clients at once, all instances together; 0 for no limit. One more is told so and \
          disconnected."),
+    value("tls-cert", "PATH", None, LISTEN,
+        "A PEM file with a certificate and its chain: TCP clients then speak TLS, and nothing else. \
+         Read again when it changes. The Unix socket stays plain."),
+    value("tls-key", "PATH", None, LISTEN,
+        "The PEM file with the key of --tls-cert."),
     value("threads", "N", Some("1"), LISTEN,
         "Worker threads of each instance, each with its own connections to the cluster; more than one pays only when \
          one core is busy."),
@@ -162,6 +167,19 @@ pub const FLAGS: &[Flag] = &[
         "Which nodes answer read-only commands: primary; prefer-replica (a replica of the shard, and \
          the primary where no replica can); replica (never the primary). Replicas lag behind, so a read \
          may miss what was just written."),
+    Flag {
+        name: "tls",
+        kind: Kind::Bool,
+        default: None,
+        group: UPSTREAM,
+        help: "Whether the cluster has in-transit encryption; implied by --server-ca-file.",
+    },
+    value("server-ca-file", "PATH", None, UPSTREAM,
+        "A PEM file with all certificates of the cluster's authorities. Read again when it changes and \
+         when a node's certificate is not trusted."),
+    value("tls-verify", "WHAT", Some("full"), UPSTREAM,
+        "What a node must prove: full (its certificate is signed by a known authority and names the \
+         address dialled or a discovery endpoint), ca (the signature only), insecure (nothing)."),
     switch("health-check", HTTP,
         "Serve /startup, /liveness, /readiness and /status."),
     switch("with-backend-check", HTTP,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::topology::{NodeAddr, Topology};
 use crate::credentials::{Credential, CredentialState};
 use crate::upstream::client::{Client, ClientError, Timeouts};
+use crate::upstream::tls::Trust;
 
 /// Time between two deep health checks.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -30,6 +31,7 @@ pub struct BackendStatus {
 pub struct Backend {
     topology: watch::Receiver<Option<Arc<Topology>>>,
     credentials: watch::Receiver<CredentialState>,
+    trust: Trust,
     timeout: Duration,
     clients: HashMap<NodeAddr, Client>,
 }
@@ -39,9 +41,10 @@ impl Backend {
     pub fn new(
         topology: watch::Receiver<Option<Arc<Topology>>>,
         credentials: watch::Receiver<CredentialState>,
+        trust: Trust,
         timeout: Duration,
     ) -> Self {
-        Self { topology, credentials, timeout, clients: HashMap::new() }
+        Self { topology, credentials, trust, timeout, clients: HashMap::new() }
     }
 
     /// Asks each primary now.
@@ -82,7 +85,7 @@ impl Backend {
             return Ok(());
         }
         let timeouts = Timeouts { connect: self.timeout, auth: self.timeout };
-        let mut client = Client::connect(addr, credential, timeouts).await?;
+        let mut client = Client::connect(addr, credential, timeouts, &self.trust).await?;
         ping(&mut client, credential, self.timeout).await?;
         self.clients.insert(addr.clone(), client);
         Ok(())

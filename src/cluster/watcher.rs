@@ -20,6 +20,7 @@ use super::topology::{Mode, NodeAddr, SLOTS, Topology};
 use crate::activity::{Activity, noted};
 use crate::credentials::{Credential, CredentialState};
 use crate::upstream::client::{Client, ClientError, Timeouts};
+use crate::upstream::tls::Trust;
 
 /// Requests waiting to be read; more are dropped, for a refresh is due anyway.
 const REQUEST_QUEUE: usize = 64;
@@ -56,8 +57,9 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Shortest and longest wait after a refused or failed AUTH.
     pub auth_backoff: (Duration, Duration),
-    /// Take `tls-port` of CLUSTER SHARDS before `port`.
-    pub prefer_tls: bool,
+    /// Whether and how nodes prove who they are. With TLS the `tls-port` of CLUSTER SHARDS is taken
+    /// before `port`.
+    pub trust: Trust,
     /// Refresh periodically only after this was noted since the last time; `None`: always.
     pub activity: Option<Arc<Activity>>,
     /// Told of rejected credentials, to have a new one minted; must not block.
@@ -311,10 +313,11 @@ impl Watcher {
             connect: self.settings.connect_timeout,
             auth: self.settings.request_timeout,
         };
+        let trust = &self.settings.trust;
         let Auth::With(credential) = auth else {
-            return Ok(Client::connect(addr, None, timeouts).await?);
+            return Ok(Client::connect(addr, None, timeouts, trust).await?);
         };
-        let outcome = Client::connect(addr, Some(&credential), timeouts).await;
+        let outcome = Client::connect(addr, Some(&credential), timeouts, trust).await;
         self.note_auth(outcome.as_ref().err(), &credential);
         Ok(outcome?)
     }
@@ -341,7 +344,8 @@ impl Watcher {
     }
 
     async fn ask_by(&mut self, client: &mut Client) -> Result<SlotMap, AskError> {
-        let Settings { prefer_tls, request_timeout: limit, .. } = self.settings;
+        let limit = self.settings.request_timeout;
+        let prefer_tls = self.settings.trust.encrypts();
         self.reauthenticate(client, false).await?;
         let mut map = match read_map(client, prefer_tls, limit).await {
             Err(AskError::Client(ClientError::NoAuth { .. }))

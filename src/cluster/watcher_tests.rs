@@ -137,7 +137,7 @@ fn settings() -> Settings {
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(5),
         auth_backoff: (Duration::from_millis(5), Duration::from_millis(50)),
-        prefer_tls: false,
+        trust: crate::upstream::tls::Trust::plain(),
         activity: None,
         on_rejected: None,
     }

@@ -50,7 +50,7 @@ fn every_default_of_the_table_can_be_read() {
     // A flag without a reader would go unnoticed by the test above.
     let settings = Settings::default();
     let reader = Reader(&settings);
-    for flag in FLAGS.iter().filter(|f| f.kind == Kind::Bool) {
+    for flag in FLAGS.iter().filter(|f| f.kind == Kind::Bool && f.default.is_some()) {
         assert!(!reader.switch(flag.name).unwrap(), "{}", flag.name);
     }
 }
@@ -68,7 +68,11 @@ fn the_sample_file_says_the_defaults_and_has_every_key() {
     let uncommented: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.contains(" = \"") && !rest.contains(';') => format!("{rest}\n"),
+            Some(rest)
+                if (rest.contains(" = \"") || rest == "tls = true") && !rest.contains(';') =>
+            {
+                format!("{rest}\n")
+            }
             _ => format!("{line}\n"),
         })
         .collect();
@@ -178,10 +182,6 @@ fn wrong_values_name_the_flag_and_the_mend() {
     for (args, says) in [
         (&[][..], "endpoint is missing; give its resource name"),
         (&["10.0.0.1"], "the endpoint argument '10.0.0.1' has no port"),
-        (
-            &["projects/p/locations/r/clusters/c"],
-            "not supported yet; give the discovery endpoint as HOST:PORT",
-        ),
         (&["--address=0.0.0.0", "h:1"], "--address 0.0.0.0 is not a loopback address"),
         (&["--address=::ffff:10.0.0.1", "h:1"], "--allow-non-loopback"),
         (&["--address=example.com", "h:1"], "--address 'example.com' is not an IP address"),
@@ -224,4 +224,27 @@ fn wrong_values_name_the_flag_and_the_mend() {
 fn non_loopback_with_permission() {
     let config = load(&["--address=0.0.0.0", "--allow-non-loopback", "h:1"], &[]).unwrap();
     assert!(config.instances[0].listen.address.is_unspecified());
+}
+
+#[test]
+fn encryption_is_complete_or_refused() {
+    use crate::upstream::tls::Verify;
+    let tls = |args: &[&str]| load(&[args, &["h:1"]].concat(), &[]).map(|c| c.tls);
+    assert_eq!(tls(&[]).unwrap().on, None);
+    let on = tls(&["--server-ca-file", "/ca.pem"]).unwrap();
+    assert_eq!((on.on, on.verify), (Some(true), Verify::Full));
+    let trial = load(&["--tls", "--tls-verify=insecure", "h:1"], &[]).unwrap();
+    assert_eq!((trial.tls.on, trial.warnings.len()), (Some(true), 1));
+    for (args, says) in [
+        (&["--tls"][..], "--tls needs --server-ca-file"),
+        (&["--tls", "--tls-verify=none"], "is none of full, ca and insecure"),
+        (&["--tls-verify=ca"], "does nothing without TLS"),
+        (&["--tls=false", "--server-ca-file=/x"], "contradicts --tls=false"),
+        (&["--tls=false", "--tls-verify=ca"], "contradicts --tls=false"),
+        (&["--tls-cert=/x"], "needs --tls-key as well"),
+        (&["--tls-key=/x"], "needs --tls-cert as well"),
+    ] {
+        let error = tls(args).unwrap_err().to_string();
+        assert!(error.contains(says), "{args:?}: {error}");
+    }
 }

@@ -9,18 +9,21 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use crate::cluster::topology::NodeAddr;
 use crate::credentials::{Credential, Secret};
-use crate::net::{self, DialError, Stream};
+use crate::net::Stream;
 use crate::resp::value::{Decoder, Value};
+use crate::upstream::tls::{ConnectError, Plan, Trust};
 
 /// How long the steps of [`Client::connect`] may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// Name resolution and TCP connect together.
+    /// Name resolution, TCP connect and TLS handshake together.
     pub connect: Duration,
     /// AUTH and its reply.
     pub auth: Duration,
@@ -31,7 +34,7 @@ pub struct Timeouts {
 pub enum ClientError {
     /// The node could not be connected to.
     #[error(transparent)]
-    Dial(#[from] DialError),
+    Dial(#[from] ConnectError),
     /// `WRONGPASS`: Memorystore answers it to a bad or expired token, a wrong user name and a
     /// missing role alike.
     #[error(
@@ -94,7 +97,9 @@ pub enum ClientError {
         command: String,
     },
     /// The connection ended.
-    #[error("{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS")]
+    #[error(
+        "{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS (--tls)"
+    )]
     Closed {
         /// The node.
         addr: NodeAddr,
@@ -102,7 +107,9 @@ pub enum ClientError {
         cause: String,
     },
     /// The node sent what is no reply.
-    #[error("{addr} does not speak RESP: {cause}; is this a Redis or Valkey port without TLS?")]
+    #[error(
+        "{addr} does not speak RESP: {cause}; is this a Redis or Valkey port? (If it speaks TLS: --tls)"
+    )]
     Protocol {
         /// The node.
         addr: NodeAddr,
@@ -173,9 +180,10 @@ impl Client {
         addr: &NodeAddr,
         credential: Option<&Credential>,
         timeouts: Timeouts,
+        trust: &Trust,
     ) -> Result<Self, ClientError> {
-        let stream = net::dial(addr, timeouts.connect).await?;
-        let mut client = Self::over(addr.clone(), Box::new(stream));
+        let stream = trust.dial(addr, timeouts.connect, secure).await?;
+        let mut client = Self::over(addr.clone(), stream);
         if let Some(credential) = credential {
             client.authenticate(credential, Instant::now() + timeouts.auth).await?;
         }
@@ -303,6 +311,16 @@ impl Client {
     fn protocol(&self, cause: &str) -> ClientError {
         ClientError::Protocol { addr: self.addr.clone(), cause: cause.to_owned() }
     }
+}
+
+/// The stream as it is, or after the TLS handshake if that is the plan.
+async fn secure(stream: TcpStream, plan: Option<Plan>) -> std::io::Result<Box<dyn Stream>> {
+    Ok(match plan {
+        None => Box::new(stream),
+        Some(Plan { config, name }) => {
+            Box::new(TlsConnector::from(config).connect(name, stream).await?)
+        }
+    })
 }
 
 /// The request as RESP, wiped when dropped. Its size is reserved first: growing would leave copies

@@ -9,3 +9,4 @@ pub mod handshake;
 pub mod kind;
 pub mod pace;
 pub mod pipe;
+pub mod tls;

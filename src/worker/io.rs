@@ -18,19 +18,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::buffer::{ByteQueue, MAX_SLICES};
 use crate::cluster::refresh::Reason;
+use crate::cluster::topology::NodeAddr;
 use crate::key::Key;
-use crate::net;
-use crate::session::core::Profile;
+use crate::session::core::{Closing, Profile};
+use crate::upstream::tls::{Plan, Trust};
 
 use super::hub::{Counters, Dial, Hub, Letter, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
+use super::tls::{Scratch, handshake};
 
 /// Size of a worker's read buffer: the most one read takes (bytes).
 const READ_BUFFER: usize = 64 * 1024;
+
+/// Time a client has for its TLS handshake.
+const CLIENT_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Every so many turns one is measured.
 const MEASURED: u32 = 16;
@@ -81,6 +87,10 @@ pub struct Io {
     clients: RefCell<Conns>,
     pipes: RefCell<Conns>,
     buffer: RefCell<Box<[u8]>>,
+    /// What encrypted connections need beside it.
+    scratch: Rc<RefCell<Scratch>>,
+    /// Whether and how nodes are to prove who they are.
+    trust: Trust,
     work: RefCell<Work>,
     control: Arc<dyn Control>,
     /// The way to the other workers, when there are any.
@@ -106,12 +116,15 @@ impl Io {
         control: Arc<dyn Control>,
         connect_timeout: Duration,
         sessions: Arc<AtomicUsize>,
+        trust: Trust,
     ) -> Rc<Self> {
         Rc::new(Self {
             hub: RefCell::new(hub),
             clients: RefCell::default(),
             pipes: RefCell::default(),
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
+            scratch: Rc::default(),
+            trust,
             work: RefCell::default(),
             control,
             post: RefCell::new(None),
@@ -170,10 +183,48 @@ impl Io {
         }
     }
 
-    /// Serves a new client until it is gone.
-    pub fn serve_client(self: &Rc<Self>, stream: Stream, mut profile: Profile) -> io::Result<()> {
+    /// Serves a new client until it is gone; with a configuration for TLS, once it has done its
+    /// handshake.
+    ///
+    /// # Errors
+    /// What the operating system reports.
+    pub fn serve_client(
+        self: &Rc<Self>,
+        stream: Stream,
+        mut profile: Profile,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> io::Result<()> {
         profile.fd = stream.fd();
-        let conn = Rc::new(Conn::new(stream)?);
+        let (stream, config) = match (stream, tls) {
+            (Stream::Tcp(stream), Some(config)) => (stream, config),
+            (stream, _) => {
+                self.serve_conn(Conn::new(stream)?, profile);
+                return Ok(());
+            }
+        };
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream)?;
+        let io = self.clone();
+        tokio::task::spawn_local(async move {
+            let shake = handshake::accept(&mut stream, config);
+            match tokio::time::timeout(CLIENT_HANDSHAKE, shake).await {
+                Ok(Ok(engine)) => {
+                    let conn = Conn::encrypted(stream, engine, io.scratch.clone());
+                    io.serve_conn(conn, profile);
+                }
+                Ok(Err(cause)) => {
+                    tracing::debug!(client = %profile.peer, %cause, "no TLS handshake with a client; does it speak TLS?");
+                }
+                Err(_) => {
+                    tracing::debug!(client = %profile.peer, "a client's TLS handshake did not end in {CLIENT_HANDSHAKE:?}");
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn serve_conn(self: &Rc<Self>, conn: Conn, profile: Profile) {
+        let conn = Rc::new(conn);
         let key = self.with_hub(|hub| hub.client_open(profile));
         self.clients.borrow_mut().insert(key, conn.clone());
         let io = self.clone();
@@ -183,7 +234,6 @@ impl Io {
             io.clients.borrow_mut().remove(key);
             io.with_hub(|hub| hub.client_gone(key));
         });
-        Ok(())
     }
 
     fn poll_client(&self, key: Key, conn: &Conn, eof: &mut bool, cx: &mut Context<'_>) -> Poll<()> {
@@ -224,7 +274,7 @@ impl Io {
         let io = self.clone();
         tokio::task::spawn_local(async move {
             let Dial { pipe, addr } = dial;
-            let conn = match connect(&addr, io.connect_timeout).await {
+            let conn = match io.connect(&addr).await {
                 Ok(conn) => Rc::new(conn),
                 Err(cause) => {
                     tracing::debug!(node = %addr, %cause, "dial failed");
@@ -247,6 +297,11 @@ impl Io {
                 io.with_hub(|hub| hub.pipe_lost(pipe, &cause));
             }
         });
+    }
+
+    async fn connect(&self, addr: &NodeAddr) -> Result<Conn, String> {
+        let shake = |stream, plan| secure(stream, plan, self.scratch.clone());
+        self.trust.dial(addr, self.connect_timeout, shake).await.map_err(|e| e.to_string())
     }
 
     /// Serves a pipe's socket; ready with the cause when it ends, `None` when the hub dropped it.
@@ -485,14 +540,14 @@ impl Io {
                 Some(_) => conn.close(),
                 None => {}
             }
-            if session.is_done() {
+            if session.is_done() && may_close(session.closing, conn) {
                 conn.close();
             } else if session.window.is_empty() && session.out.held() == 0 {
                 session.shrink();
             }
             hub.counters.client_bytes_out += n;
             hub.counters.client_writes += writes;
-        } else if session.is_done() {
+        } else if session.is_done() && may_close(session.closing, conn) {
             conn.close();
         }
     }
@@ -531,6 +586,27 @@ impl Io {
     }
 }
 
+/// Makes a connection of a dialled stream, by a TLS handshake if that is the plan.
+async fn secure(
+    mut stream: TcpStream,
+    plan: Option<Plan>,
+    scratch: Rc<RefCell<Scratch>>,
+) -> io::Result<Conn> {
+    match plan {
+        None => Conn::new(Stream::Tcp(stream.into_std()?)),
+        Some(Plan { config, name }) => {
+            let engine = handshake::connect(&mut stream, config, name).await?;
+            Ok(Conn::encrypted(stream, engine, scratch))
+        }
+    }
+}
+
+/// Whether a session that is done may be closed: its last reply is to reach the kernel, unless it
+/// is to end at once.
+fn may_close(closing: Closing, conn: &Conn) -> bool {
+    closing == Closing::Now || !conn.holds_unsent()
+}
+
 /// Writes a queue out; returns bytes written, the error that stopped it, and the writes made.
 fn write_out(
     out: &mut ByteQueue,
@@ -551,13 +627,4 @@ fn write_out(
         }
     }
     (total, None, writes)
-}
-
-async fn connect(
-    addr: &crate::cluster::topology::NodeAddr,
-    timeout: Duration,
-) -> Result<Conn, String> {
-    let stream = net::dial(addr, timeout).await.map_err(|e| e.to_string())?;
-    let stream = stream.into_std().map_err(|e| e.to_string())?;
-    Conn::new(Stream::Tcp(stream)).map_err(|e| e.to_string())
 }

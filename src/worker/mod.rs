@@ -6,6 +6,7 @@
 pub mod hub;
 pub mod io;
 pub mod socket;
+pub mod tls;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::topology::Topology;
 use crate::credentials::CredentialState;
 use crate::session::core::Profile;
+use crate::upstream::tls::Trust;
 
 use hub::{Hub, Letter, NodeStatus, Settings};
 use io::{Control, Io};
@@ -31,6 +33,8 @@ pub struct Accepted {
     pub stream: Stream,
     /// Who it is.
     pub profile: Profile,
+    /// How it is to encrypt; `None`: not.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// What a worker is asked.
@@ -66,6 +70,8 @@ pub struct Feeds {
     pub topology: watch::Receiver<Option<Arc<Topology>>>,
     /// The credential.
     pub credential: watch::Receiver<CredentialState>,
+    /// Whom to trust.
+    pub trust: Trust,
 }
 
 /// The control side of a worker.
@@ -164,10 +170,10 @@ async fn serve(
     let (mut inbox, mut letters) = inbox;
     let connect_timeout = settings.connect_timeout;
     let hub = Hub::new(settings, fastrand::u64(..));
-    let io = Io::new(hub, control, connect_timeout, gauge);
+    let Feeds { mut topology, mut credential, trust } = feeds;
+    let io = Io::new(hub, control, connect_timeout, gauge, trust);
     tokio::task::spawn_local(io.clone().run());
 
-    let Feeds { mut topology, mut credential } = feeds;
     let state = credential.borrow_and_update().clone();
     io.with_hub(|hub| hub.set_credential(state));
     if let Some(map) = topology.borrow_and_update().clone() {
@@ -219,7 +225,7 @@ fn take(io: &Rc<Io>, message: Message) {
             let _ = answer.send(io.peek(Hub::node_statuses));
         }
         Message::Serve(client) => {
-            if let Err(error) = io.serve_client(client.stream, client.profile) {
+            if let Err(error) = io.serve_client(client.stream, client.profile, client.tls) {
                 tracing::warn!(%error, "a client could not be served");
             }
         }
