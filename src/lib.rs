@@ -32,6 +32,7 @@ pub mod config;
 pub mod credentials;
 pub mod env;
 pub mod error;
+pub mod google;
 pub mod key;
 pub mod listener;
 pub mod net;
