@@ -11,22 +11,23 @@ mod line;
 mod service;
 mod stop;
 mod tls;
+pub mod upstream;
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::state::Lifecycle;
-use crate::config::{Config, Endpoint, Instance};
+use crate::config::Config;
 use crate::credentials::task::{self, CredentialHandle};
 use crate::env::Environment;
 use crate::error::{Error, chain};
 use crate::listener::Gate;
 use http::Shown;
-use instance::{Running, Sockets, Upstream};
+use instance::{Running, Sockets};
 use stop::{Cause, Stop};
+use upstream::{Upstream, for_whom};
 
 /// Runs the proxy until a signal or `/quitquitquit` stops it.
 ///
@@ -53,10 +54,11 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let credentials = task::start(&config.credential_source, options, &env);
     // Workers end by the first, the HTTP servers by the second.
     let (workers_end, servers_end) = (CancellationToken::new(), CancellationToken::new());
+    let for_whom = for_whom(&config, &credentials, &env);
     let local_tls = tls::local(&config).await?;
     let mut instances = Vec::new();
     for (instance, sockets) in bound {
-        let upstream = upstream(&config, instance).await?;
+        let upstream = Upstream::of(&config, instance, &for_whom).await?;
         let end = &workers_end;
         instances.push(Running::start(&config, instance, sockets, upstream, &credentials, end)?);
     }
@@ -127,20 +129,6 @@ async fn tested(
         }
     }
     Ok(good)
-}
-
-/// Where the nodes of an instance are, and whom to trust among them.
-async fn upstream(config: &Config, instance: &Instance) -> Result<Upstream, Error> {
-    match &instance.endpoint {
-        Endpoint::Seeds(seeds) => Ok(Upstream {
-            trust: tls::trust(config, seeds).await?,
-            seeds: watch::channel(seeds.clone().into()).1,
-        }),
-        Endpoint::Resource(name) => Err(Error::config(format!(
-            "the endpoint {name} is a resource name, which is not supported yet: give the \
-             discovery endpoint as HOST:PORT"
-        ))),
-    }
 }
 
 /// Stops: clients are taken for `--min-sigterm-delay` more, then what they are owed has

@@ -18,7 +18,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::env::Environment;
 use crate::error::Error;
-use flags::{FLAGS, Flag, Kind};
+use flags::{FLAGS, Flag, Kind, SUBCOMMANDS, Subcommand};
 
 /// Every environment variable of the proxy begins with this.
 pub const ENV_PREFIX: &str = "MEMORYSTORE_PROXY_";
@@ -99,6 +99,8 @@ impl Settings {
 pub enum Request {
     /// Run with these settings.
     Run(Settings),
+    /// Do this instead, with these settings.
+    Do(Subcommand, Settings),
     /// Print this (help or version) on stdout and end with code 0.
     Show(String),
 }
@@ -130,8 +132,14 @@ where
             };
         }
     };
+    let sub = matches.subcommand().and_then(|(name, matches)| {
+        SUBCOMMANDS.iter().find(|row| row.name == name).map(|row| (row, matches))
+    });
     let mut settings = Settings::default();
-    add_flags(&mut settings, &matches);
+    match sub {
+        None => add_flags(&mut settings, &matches, &[]),
+        Some((row, matches)) => add_flags(&mut settings, matches, row.own),
+    }
     add_env(&mut settings, env)?;
     if let Some(path) = settings.get(CONFIG_FILE).map(|v| PathBuf::from(&v.text)) {
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -143,34 +151,14 @@ where
         settings.file = Some(path.clone());
         add_file(&mut settings, &path, &text)?;
     }
-    Ok(Request::Run(settings))
+    Ok(match sub {
+        None => Request::Run(settings),
+        Some((row, _)) => Request::Do(row.what, settings),
+    })
 }
 
 /// The command line as clap sees it, built from the table.
 pub fn command() -> Command {
-    let args = FLAGS.iter().map(|flag| {
-        let help = flag_help(flag);
-        let short = flags::SHORT.iter().find(|(_, name)| *name == flag.name).map(|(c, _)| *c);
-        let aliases = flags::ALIASES.iter().filter(|(_, name)| *name == flag.name);
-        let arg = Arg::new(flag.name)
-            .short(short)
-            .aliases(aliases.map(|(alias, _)| *alias))
-            .help(help)
-            .help_heading(flag.group);
-        match flag.kind {
-            Kind::Positional(value) => return instances(arg.value_name(value)),
-            Kind::Value(value) => arg.long(flag.name).value_name(value),
-            Kind::Bool => arg
-                .long(flag.name)
-                .value_name("true|false")
-                .num_args(0..=1)
-                .require_equals(true)
-                .default_missing_value("true"),
-        }
-        .action(ArgAction::Set)
-        .value_parser(value_parser!(String))
-        .allow_hyphen_values(false)
-    });
     Command::new("memorystore-auth-proxy")
         .version(env!("CARGO_PKG_VERSION"))
         .about(flags::ABOUT)
@@ -178,15 +166,11 @@ pub fn command() -> Command {
         .next_line_help(true)
         .disable_help_flag(true)
         .disable_version_flag(true)
-        .args(args)
-        .arg(
-            Arg::new("help")
-                .long("help")
-                .short('h')
-                .action(ArgAction::Help)
-                .help("Print this help and end")
-                .help_heading(flags::PROGRAM),
-        )
+        .args(FLAGS.iter().map(argument))
+        .arg(help())
+        .subcommands(SUBCOMMANDS.iter().map(subcommand))
+        .disable_help_subcommand(true)
+        .args_conflicts_with_subcommands(true)
         .arg(
             Arg::new("version")
                 .long("version")
@@ -198,6 +182,53 @@ pub fn command() -> Command {
         )
 }
 
+fn subcommand(row: &'static flags::SubcommandRow) -> Command {
+    let ours = match row.what {
+        Subcommand::Completion => &[],
+        _ => FLAGS,
+    };
+    Command::new(row.name)
+        .about(row.about)
+        .next_line_help(true)
+        .disable_help_flag(true)
+        .args(row.own.iter().map(argument))
+        .args(ours.iter().map(argument))
+        .arg(help())
+}
+
+fn help() -> Arg {
+    Arg::new("help")
+        .long("help")
+        .short('h')
+        .action(ArgAction::Help)
+        .help("Print this help and end")
+        .help_heading(flags::PROGRAM)
+}
+
+fn argument(flag: &'static Flag) -> Arg {
+    let help = flag_help(flag);
+    let short = flags::SHORT.iter().find(|(_, name)| *name == flag.name).map(|(c, _)| *c);
+    let aliases = flags::ALIASES.iter().filter(|(_, name)| *name == flag.name);
+    let arg = Arg::new(flag.name)
+        .short(short)
+        .aliases(aliases.map(|(alias, _)| *alias))
+        .help(help)
+        .help_heading(flag.group);
+    match flag.kind {
+        Kind::Positional(value) => return instances(arg.value_name(value)),
+        Kind::Value(value) => arg.long(flag.name).value_name(value),
+        Kind::Bool => arg
+            .long(flag.name)
+            .value_name("true|false")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+    }
+    .action(ArgAction::Set)
+    .value_parser(value_parser!(String))
+    .allow_hyphen_values(false)
+}
+
 fn instances(arg: Arg) -> Arg {
     arg.num_args(0..).action(ArgAction::Append).value_parser(value_parser!(String))
 }
@@ -207,15 +238,18 @@ fn flag_help(flag: &Flag) -> StyledStr {
     if let (Kind::Value(_), Some(default)) = (flag.kind, flag.default) {
         help.push_str(&format!(" [default: {default}]"));
     }
-    help.push_str(&format!(" [env: {}]", env_name(flag.name)));
+    if FLAGS.iter().any(|f| f.name == flag.name) {
+        help.push_str(&format!(" [env: {}]", env_name(flag.name)));
+    }
     help.into()
 }
 
-fn add_flags(settings: &mut Settings, matches: &ArgMatches) {
-    for flag in FLAGS {
-        let texts: Vec<&str> = matches
-            .get_many::<String>(flag.name)
-            .map_or_else(Vec::new, |texts| texts.map(String::as_str).collect());
+fn add_flags(settings: &mut Settings, matches: &ArgMatches, own: &'static [Flag]) {
+    for flag in FLAGS.iter().chain(own) {
+        // A subcommand need not have every argument.
+        let given = matches.try_get_many::<String>(flag.name).ok().flatten();
+        let texts: Vec<&str> =
+            given.map_or_else(Vec::new, |texts| texts.map(String::as_str).collect());
         if !texts.is_empty() {
             settings.add(flag, texts.join(BETWEEN), Origin::Flag);
         }

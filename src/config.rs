@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod endpoint;
+mod google;
 mod instances;
 mod lifecycle;
 mod tls;
@@ -22,11 +23,12 @@ pub use instances::Instance;
 pub use lifecycle::Lifecycle;
 pub use tls::{LocalCertificate, Tls};
 
-use crate::args::flags::{FLAGS, Kind};
+use crate::args::flags::{self, Kind};
 use crate::args::{Origin, Settings, Value};
 use crate::credentials::schedule::BackoffRange;
 use crate::credentials::sources::CredentialSource;
 use crate::error::Error;
+use crate::google::api::Bases;
 use crate::telemetry::logs::{Format, LogConfig, Verbosity};
 use values::{
     boolean, duration, duration_or_zero, ip, octal, path, port, rate, redirects, socket_path,
@@ -62,6 +64,10 @@ pub struct Config {
     pub lifecycle: Lifecycle,
     /// Encryption, towards the cluster and towards clients.
     pub tls: Tls,
+    /// Where instances are looked up by name.
+    pub api_bases: Bases,
+    /// Who is billed for calls of Google's APIs.
+    pub quota_project: Option<Arc<str>>,
     /// The HTTP server.
     pub http: Http,
     /// What is logged and how.
@@ -137,13 +143,7 @@ impl Config {
     pub fn from_settings(settings: &Settings) -> Result<Self, Error> {
         let reader = Reader(settings);
         let logs = reader.logs()?;
-        let http = Http {
-            address: reader.typed("http-address", ip)?,
-            port: reader.typed("http-port", port)?,
-            health_check: reader.switch("health-check")?,
-            with_backend_check: reader.switch("with-backend-check")?,
-            prometheus: reader.switch("prometheus")?,
-        };
+        let http = reader.http()?;
         let instances = reader.instances()?;
         let tls = reader.tls(&instances)?;
         let warnings = settings.warnings.iter().cloned().chain(tls.warning()).collect();
@@ -164,6 +164,8 @@ impl Config {
             warnings,
             instances,
             tls,
+            api_bases: reader.api_bases()?,
+            quota_project: None,
         };
         let http = &config.http;
         let at_http = |i: &Instance| same_place(i.listen.tcp(), (http.address, http.port));
@@ -174,6 +176,49 @@ impl Config {
             )));
         }
         Ok(config)
+    }
+}
+
+/// Parts of the settings, for subcommands that need no endpoint.
+impl Config {
+    /// Where the HTTP server of a proxy with these settings is.
+    ///
+    /// # Errors
+    /// As [`Self::from_settings`].
+    pub fn http(settings: &Settings) -> Result<Http, Error> {
+        Reader(settings).http()
+    }
+
+    /// How long `wait` waits.
+    ///
+    /// # Errors
+    /// As [`Self::from_settings`].
+    pub fn longest_wait(settings: &Settings) -> Result<Duration, Error> {
+        Reader(settings).typed(flags::MAX, duration)
+    }
+
+    /// The port of `/quitquitquit`.
+    ///
+    /// # Errors
+    /// As [`Self::from_settings`].
+    pub fn admin_port(settings: &Settings) -> Result<u16, Error> {
+        Reader(settings).typed("admin-port", port)
+    }
+
+    /// Where the AUTH password comes from.
+    ///
+    /// # Errors
+    /// As [`Self::from_settings`].
+    pub fn credentials(settings: &Settings) -> Result<CredentialSource, Error> {
+        Reader(settings).credential_source()
+    }
+
+    /// What is logged.
+    ///
+    /// # Errors
+    /// As [`Self::from_settings`].
+    pub fn logs(settings: &Settings) -> Result<LogConfig, Error> {
+        Reader(settings).logs()
     }
 }
 
@@ -208,7 +253,7 @@ impl Reader<'_> {
         if let Some(value) = self.given(name, &read)? {
             return Ok(value);
         }
-        let default = FLAGS.iter().find(|f| f.name == name).and_then(|f| f.default);
+        let default = flags::find(name).and_then(|f| f.default);
         match default.map(read) {
             Some(Ok(value)) => Ok(value),
             // Only a wrong row of the table leads here; a test reads every default.
@@ -222,7 +267,7 @@ impl Reader<'_> {
 
     /// The place a switch is turned on in, or a path or text is given in.
     fn chosen(&self, name: &'static str) -> Result<Option<Origin>, Error> {
-        let is_switch = FLAGS.iter().any(|f| f.name == name && f.kind == Kind::Bool);
+        let is_switch = flags::find(name).is_some_and(|f| f.kind == Kind::Bool);
         if is_switch && !self.switch(name)? {
             return Ok(None);
         }
@@ -327,6 +372,16 @@ impl Reader<'_> {
     fn unix_socket(&self) -> Result<Option<UnixSocket>, Error> {
         let mode = self.typed("unix-socket-mode", octal)?;
         Ok(self.given("unix-socket", socket_path)?.map(|path| UnixSocket { path, mode }))
+    }
+
+    fn http(&self) -> Result<Http, Error> {
+        Ok(Http {
+            address: self.typed("http-address", ip)?,
+            port: self.typed("http-port", port)?,
+            health_check: self.switch("health-check")?,
+            with_backend_check: self.switch("with-backend-check")?,
+            prometheus: self.switch("prometheus")?,
+        })
     }
 
     fn auth_backoff(&self) -> Result<BackoffRange, Error> {

@@ -38,6 +38,7 @@ pub mod listener;
 pub mod net;
 pub mod resp;
 pub mod session;
+pub mod subcommand;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;

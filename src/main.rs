@@ -26,6 +26,9 @@ fn start() -> Result<(), Error> {
     let env = Environment::from_process();
     let settings = match args::parse(std::env::args_os(), &env)? {
         Request::Run(settings) => settings,
+        Request::Do(what, settings) => {
+            return memorystore_auth_proxy::subcommand::run(what, &settings, env);
+        }
         Request::Show(text) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             return Ok(());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use memorystore_auth_proxy::args::env_name;
-use memorystore_auth_proxy::args::flags::{FLAGS, Flag, Kind};
+use memorystore_auth_proxy::args::flags::{FLAGS, Flag, Kind, find};
 use memorystore_auth_proxy::cluster::watcher::WatcherStatus;
 use memorystore_auth_proxy::credentials::{Credential, CredentialState, Secret};
 use memorystore_auth_proxy::telemetry::control::{MapSources, ProcessSources, SourceCounts};
@@ -85,7 +85,7 @@ fn is_long_flag(flag: &Flag) -> bool {
 fn every_flag_and_variable_that_is_named_exists() {
     let known = |name: &str| {
         ["help", "version"].contains(&name)
-            || FLAGS.iter().any(|f| is_long_flag(f) && f.name == name)
+            || find(name).is_some_and(is_long_flag)
     };
     let mut named = 0;
     for page in PAGES {
@@ -101,8 +101,9 @@ fn every_flag_and_variable_that_is_named_exists() {
         }
         for name in names(&text, "MEMORYSTORE_PROXY_", |c| c.is_ascii_uppercase() || c == '_') {
             // The bare prefix explains the scheme.
-            let exists =
-                name == "MEMORYSTORE_PROXY_" || FLAGS.iter().any(|f| env_name(f.name) == name);
+            // Further endpoints have a number behind the name.
+            let exists = ["MEMORYSTORE_PROXY_", "MEMORYSTORE_PROXY_ENDPOINT_"].contains(&&*name)
+                || FLAGS.iter().any(|f| env_name(f.name) == name);
             assert!(exists, "{page} names {name}, which no flag has");
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::line::Line;
+use super::upstream::Upstream;
 use crate::activity::Activity;
 use crate::admin::state::{NodeStatus, Soon, StatusSource};
 use crate::cluster::backend::{Backend, BackendStatus};
@@ -73,22 +74,15 @@ impl Sockets {
     }
 }
 
-/// Where an instance's nodes are.
-pub(super) struct Upstream {
-    /// Whom to ask first.
-    pub seeds: watch::Receiver<Seeds>,
-    /// Whether and how nodes prove who they are.
-    pub trust: Trust,
-}
-
 /// A running instance.
 pub(super) struct Running {
     /// What it is called.
     pub name: Arc<str>,
     /// Its slot map.
     pub watcher: WatcherHandle,
-    /// Whom it trusts.
+    /// Whom it trusts, and what it says to them.
     trust: Trust,
+    credential: watch::Receiver<CredentialState>,
     /// Its threads.
     pub workers: Arc<Vec<Worker>>,
     /// What each of them counts.
@@ -112,9 +106,10 @@ impl Running {
         credentials: &CredentialHandle,
         stop: &CancellationToken,
     ) -> Result<Self, Error> {
-        let Upstream { seeds, trust } = upstream;
+        let Upstream { seeds, trust, credential } = upstream;
         let activity = config.lifecycle.lazy_refresh.then(Arc::<Activity>::default);
-        let watcher = start_watcher(config, seeds, credentials, &trust, activity.clone());
+        let watcher =
+            start_watcher(config, seeds, credentials, &credential, &trust, activity.clone());
         let activities: Vec<_> = activity.into_iter().chain(credentials.activity.clone()).collect();
         let metrics: Vec<Arc<WorkerMetrics>> =
             (0..config.threads.get()).map(|_| Arc::default()).collect();
@@ -131,7 +126,7 @@ impl Running {
                 });
                 let feeds = Feeds {
                     topology: watcher.topology.clone(),
-                    credential: credentials.watch.clone(),
+                    credential: credential.clone(),
                     trust: trust.clone(),
                 };
                 let grace = config.lifecycle.max_sigterm_delay;
@@ -142,13 +137,14 @@ impl Running {
         introduce(&workers);
         let backend = config.http.with_backend_check.then(|| {
             let (publish, status) = watch::channel(BackendStatus::default());
-            tokio::spawn(backend(config, &watcher, credentials, &trust).watch(publish));
+            tokio::spawn(backend(config, &watcher, &credential, &trust).watch(publish));
             status
         });
         Ok(Self {
             name: instance.name.clone(),
             watcher,
             trust,
+            credential,
             workers: Arc::new(workers),
             metrics,
             reception_metrics: Arc::default(),
@@ -170,7 +166,7 @@ impl Running {
         let mut topology = self.watcher.topology.clone();
         let known = topology.wait_for(Option::is_some);
         let outcome = match tokio::time::timeout(config.connect_timeout * 2, known).await {
-            Ok(_) => backend(config, &self.watcher, credentials, &self.trust).check().await,
+            Ok(_) => backend(config, &self.watcher, &self.credential, &self.trust).check().await,
             Err(_) => Err(vec![no_map(&self.watcher, credentials)]),
         };
         outcome.map_err(|failures| {
@@ -219,11 +215,11 @@ impl Running {
 fn backend(
     config: &Config,
     watcher: &WatcherHandle,
-    credentials: &CredentialHandle,
+    credential: &watch::Receiver<CredentialState>,
     trust: &Trust,
 ) -> Backend {
-    let (topology, credentials) = (watcher.topology.clone(), credentials.watch.clone());
-    Backend::new(topology, credentials, trust.clone(), config.connect_timeout)
+    let (topology, credential) = (watcher.topology.clone(), credential.clone());
+    Backend::new(topology, credential, trust.clone(), config.connect_timeout)
 }
 
 /// Why there is no slot map: the credential, or what the watcher says.
@@ -241,13 +237,14 @@ fn start_watcher(
     config: &Config,
     seeds: watch::Receiver<Seeds>,
     credentials: &CredentialHandle,
+    credential: &watch::Receiver<CredentialState>,
     trust: &Trust,
     activity: Option<Arc<Activity>>,
 ) -> WatcherHandle {
     let rejected = credentials.clone();
     watcher::spawn(
         seeds,
-        credentials.watch.clone(),
+        credential.clone(),
         watcher::Settings {
             topology_refresh: config.topology_refresh,
             connect_timeout: config.connect_timeout,

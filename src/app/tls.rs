@@ -19,6 +19,19 @@ pub(super) async fn trust(config: &Config, seeds: &[NodeAddr]) -> Result<Trust, 
     Ok(trust)
 }
 
+/// The same for an instance given by name, of which the API tells the rest.
+pub(super) async fn trust_by_name(config: &Config) -> Result<Trust, Error> {
+    let tls = &config.tls;
+    if tls.on == Some(false) {
+        return Ok(Trust::plain());
+    }
+    let trust = Trust::new(tls.verify, &[]);
+    if let Some(path) = &tls.authorities {
+        files::follow_authorities(path.clone(), trust.clone()).await?;
+    }
+    Ok(trust)
+}
+
 /// What to show to TCP clients, if they are to speak TLS; a task keeps it current.
 pub(super) async fn local(config: &Config) -> Result<Option<LocalTls>, Error> {
     match &config.tls.local {

@@ -58,11 +58,15 @@ Durations are written with a unit: 500ms, 5s, 2m.
 Of the credential flags at most one may be given in one place; one on the command line replaces \
 another in the environment, and so on.
 
+The subcommands take the same flags, variables and file, so that they see what the proxy sees.
+
 Examples:
+  memorystore-auth-proxy projects/my-project/locations/europe-west6/clusters/my-cluster
   memorystore-auth-proxy 10.0.0.3:6379
   memorystore-auth-proxy --port 7000 --health-check --structured-logs 10.0.0.3:6379
   memorystore-auth-proxy --token-file /run/secrets/token [fd00::3]:6379,10.0.0.4:6379
   memorystore-auth-proxy --no-iam-auth localhost:7000
+  memorystore-auth-proxy check 10.0.0.3:6379
 
 Exit codes: 143 ended by SIGTERM and 130 by SIGINT (0 with --exit-zero-on-sigterm), 0 ended by \
 /quitquitquit, 1 failed at start or while running, 2 wrong configuration.";
@@ -100,11 +104,13 @@ const fn switch(name: &'static str, group: &'static str, help: &'static str) -> 
 pub const FLAGS: &[Flag] = &[
     Flag {
         name: ENDPOINT,
-        kind: Kind::Positional("HOST:PORT[,HOST:PORT...][?KEY=VALUE&...]"),
+        kind: Kind::Positional("ENDPOINT[?KEY=VALUE&...]"),
         default: None,
         group: "Arguments",
-        help: "Discovery endpoint of the cluster: IPv4, [IPv6] or DNS name, and port; several seeds \
-               are separated by commas. Several endpoints are several instances, each with its own \
+        help: "projects/P/locations/R/clusters/C (Memorystore for Redis Cluster) or \
+               projects/P/locations/R/instances/I (Memorystore for Valkey), looked up with Google's \
+               API; or the discovery endpoint as HOST:PORT: IPv4, [IPv6] or DNS name, and port; several \
+               seeds of one cluster are separated by commas. Several endpoints are several instances, each with its own \
                listener: --port for the first, the next number for the second, and so on, unless \
                port=, address=, unix-socket= or read-from= stand behind a question mark. Required \
                here, in the environment (there also with _0, _1, ... behind the name) or in the file.",
@@ -180,6 +186,10 @@ pub const FLAGS: &[Flag] = &[
     value("tls-verify", "WHAT", Some("full"), UPSTREAM,
         "What a node must prove: full (its certificate is signed by a known authority and names the \
          address dialled or a discovery endpoint), ca (the signature only), insecure (nothing)."),
+    value("redis-api-endpoint", "URL", Some("https://redis.googleapis.com"), UPSTREAM,
+        "The API that clusters are looked up with by name."),
+    value("memorystore-api-endpoint", "URL", Some("https://memorystore.googleapis.com"), UPSTREAM,
+        "The API that Valkey instances are looked up with by name."),
     switch("health-check", HTTP,
         "Serve /startup, /liveness, /readiness and /status."),
     switch("with-backend-check", HTTP,
@@ -217,3 +227,85 @@ pub const FLAGS: &[Flag] = &[
     switch("quiet", PROGRAM,
         "Log errors only."),
 ];
+
+/// What the program does instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subcommand {
+    /// Waits until a proxy is up.
+    Wait,
+    /// Stops a proxy.
+    Shutdown,
+    /// Prints a token.
+    Token,
+    /// Looks for what is wrong.
+    Check,
+    /// Prints a completion script.
+    Completion,
+}
+
+/// One subcommand. It takes all settings of the proxy, so that it reads the same variables and file;
+/// those it has no use for do nothing.
+#[derive(Debug)]
+pub struct SubcommandRow {
+    /// Which.
+    pub what: Subcommand,
+    /// Its name.
+    pub name: &'static str,
+    /// The manual's words.
+    pub about: &'static str,
+    /// Settings of its own.
+    pub own: &'static [Flag],
+}
+
+/// Longest wait of `wait`.
+pub const MAX: &str = "max";
+
+/// The shell of `completion`.
+pub const SHELL: &str = "shell";
+
+/// All subcommands.
+#[rustfmt::skip]
+pub const SUBCOMMANDS: &[SubcommandRow] = &[
+    SubcommandRow {
+        what: Subcommand::Check,
+        name: "check",
+        about: "Look for what is wrong, step by step: credentials, API, DNS, dial, TLS, AUTH, nodes, clock",
+        own: &[],
+    },
+    SubcommandRow {
+        what: Subcommand::Token,
+        name: "token",
+        about: "Print an access token, or the password, as redis-cli -a wants it",
+        own: &[],
+    },
+    SubcommandRow {
+        what: Subcommand::Wait,
+        name: "wait",
+        about: "Wait until a proxy that runs with --health-check is up (/startup)",
+        own: &[value(MAX, "DURATION", Some("30s"), PROGRAM, "Longest wait; then it ends with code 1.")],
+    },
+    SubcommandRow {
+        what: Subcommand::Shutdown,
+        name: "shutdown",
+        about: "Stop a proxy that runs with --quitquitquit",
+        own: &[],
+    },
+    SubcommandRow {
+        what: Subcommand::Completion,
+        name: "completion",
+        about: "Print the completion script of a shell",
+        own: &[Flag {
+            name: SHELL,
+            kind: Kind::Positional("bash|elvish|fish|powershell|zsh"),
+            default: None,
+            group: "Arguments",
+            help: "The shell.",
+        }],
+    },
+];
+
+/// The row of a setting, also of those that belong to a subcommand.
+pub fn find(name: &str) -> Option<&'static Flag> {
+    let own = SUBCOMMANDS.iter().flat_map(|row| row.own);
+    FLAGS.iter().chain(own).find(|flag| flag.name == name)
+}

@@ -8,6 +8,7 @@ fn run(args: &[&str], vars: &[(&str, &str)]) -> Result<Settings, String> {
     let argv = ["proxy"].iter().chain(args);
     match parse(argv, &env(vars)) {
         Ok(Request::Run(settings)) => Ok(settings),
+        Ok(Request::Do(what, _)) => panic!("does {what:?}"),
         Ok(Request::Show(text)) => panic!("shows {text}"),
         Err(error) => {
             assert_eq!(error.exit_code(), 2);
@@ -142,7 +143,7 @@ fn help_is_the_manual() {
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for flag in FLAGS {
         let name = match flag.kind {
-            Kind::Positional(_) => "HOST:PORT".to_owned(),
+            Kind::Positional(_) => "ENDPOINT".to_owned(),
             _ => format!("--{}", flag.name),
         };
         assert!(words.contains(&name), "{name} is missing");
@@ -158,4 +159,30 @@ fn debug_shows_no_values() {
     let got = run(&["--token", "hush", "h:1"], &[]).unwrap();
     let debug = format!("{got:?}");
     assert!(debug.contains("token") && !debug.contains("hush"), "{debug}");
+}
+
+#[test]
+fn subcommands_take_the_settings_of_the_proxy_and_their_own() {
+    let does = |args: &[&str], vars: &[(&str, &str)]| match parse(
+        ["proxy"].iter().chain(args),
+        &env(vars),
+    ) {
+        Ok(Request::Do(what, settings)) => Ok((what, settings)),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    };
+    let vars = [("MEMORYSTORE_PROXY_HTTP_PORT", "7"), ("MEMORYSTORE_PROXY_ENDPOINT", "h:1")];
+    let (what, settings) = does(&["wait", "--max", "2s"], &vars).unwrap();
+    assert_eq!(what, Subcommand::Wait);
+    assert_eq!(settings.get("max").unwrap().text, "2s");
+    assert_eq!(settings.get("http-port").unwrap().text, "7");
+    let (what, settings) = does(&["check", "--port=1", "i:1", "j:2"], &vars).unwrap();
+    assert_eq!(what, Subcommand::Check);
+    assert_eq!(settings.get("endpoint").unwrap().text, "i:1 j:2");
+    let (what, settings) = does(&["completion", "zsh"], &[]).unwrap();
+    assert_eq!(what, Subcommand::Completion);
+    assert_eq!(settings.get("shell").unwrap().text, "zsh");
+    assert!(does(&["shutdown", "--max=1s"], &[]).unwrap_err().contains("--max"));
+    // An endpoint that has the name of none is an endpoint.
+    assert!(run(&["waits:1"], &[]).is_ok());
 }

@@ -3,7 +3,7 @@
 pub mod auth_faults;
 pub mod backend;
 pub mod discovery;
-mod query;
+pub mod query;
 pub mod refresh;
 pub mod topology;
 pub mod watcher;

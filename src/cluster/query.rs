@@ -22,8 +22,8 @@ pub(super) enum AskError {
     Map { addr: NodeAddr, cause: DiscoveryError },
     #[error("{addr}, a node of the cluster, now says that it has no cluster support")]
     LeftCluster { addr: NodeAddr },
-    #[error("the cluster's endpoint is not known yet")]
-    NoSeeds,
+    #[error("the cluster's endpoint is not known: {0}")]
+    NoSeeds(Arc<str>),
     #[error("there is no credential to authenticate with: {0}")]
     NoCredential(Arc<str>),
 }
@@ -34,7 +34,7 @@ impl AskError {
         match self {
             Self::Client(e) => e.is_auth_fault(),
             Self::NoCredential(_) => true,
-            Self::Map { .. } | Self::LeftCluster { .. } | Self::NoSeeds => false,
+            Self::Map { .. } | Self::LeftCluster { .. } | Self::NoSeeds(_) => false,
         }
     }
 }
@@ -66,6 +66,18 @@ pub(super) async fn read_map(
         }
         Err(e) => Err(shards_error.unwrap_or(e.into())),
     }
+}
+
+/// The map as one node tells it, for people.
+///
+/// # Errors
+/// Why there is none, in words.
+pub async fn ask_map(
+    client: &mut Client,
+    prefer_tls: bool,
+    timeout: Duration,
+) -> Result<SlotMap, String> {
+    read_map(client, prefer_tls, timeout).await.map_err(|error| error.to_string())
 }
 
 /// What the server calls itself, if it says so.

@@ -38,11 +38,13 @@ pub struct Seeds {
     pub nodes: Vec<NodeAddr>,
     /// The endpoint at which the replicas of a server without cluster mode answer.
     pub reader: Option<NodeAddr>,
+    /// Why there are none yet.
+    pub missing: Option<Arc<str>>,
 }
 
 impl From<Vec<NodeAddr>> for Seeds {
     fn from(nodes: Vec<NodeAddr>) -> Self {
-        Self { nodes, reader: None }
+        Self { nodes, reader: None, missing: None }
     }
 }
 
@@ -208,9 +210,12 @@ impl Watcher {
 
     /// What must be known before anybody can be asked.
     fn missing(&self) -> Option<AskError> {
-        if self.seeds.borrow().nodes.is_empty() {
-            return Some(AskError::NoSeeds);
+        let seeds = self.seeds.borrow();
+        if seeds.nodes.is_empty() {
+            let why = seeds.missing.clone().unwrap_or_else(|| "it is being looked up".into());
+            return Some(AskError::NoSeeds(why));
         }
+        drop(seeds);
         match (self.current_auth(), &self.client) {
             (Auth::Missing(why), None) => Some(AskError::NoCredential(why)),
             _ => None,

@@ -7,6 +7,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::cluster::topology::NodeAddr;
+use crate::google::name::ResourceName;
 
 /// What the proxy is pointed at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub enum Endpoint {
     /// One or more nodes or discovery addresses, tried in this order.
     Seeds(Vec<NodeAddr>),
     /// The resource name of a cluster or instance, to be looked up with Google's API.
-    Resource(String),
+    Resource(ResourceName),
 }
 
 impl Endpoint {
@@ -23,8 +24,8 @@ impl Endpoint {
     /// # Errors
     /// The rest of a sentence that begins with the setting's name: what is wrong, and the mend.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.trim_start_matches('/').starts_with("projects/") {
-            return Ok(Self::Resource(text.to_owned()));
+        if text.starts_with("//") || text.trim_start_matches('/').starts_with("projects/") {
+            return ResourceName::parse(text).map(Self::Resource);
         }
         let mut seeds: Vec<NodeAddr> = Vec::new();
         for item in text.split(',') {
@@ -124,8 +125,11 @@ mod tests {
     #[test]
     fn resource_names_are_recognised() {
         for name in ["projects/p/locations/r/clusters/c", "/projects/p/locations/r/instances/i"] {
-            assert_eq!(Endpoint::parse(name), Ok(Endpoint::Resource(name.into())));
+            let want = ResourceName::parse(name).unwrap();
+            assert_eq!(Endpoint::parse(name), Ok(Endpoint::Resource(want)));
         }
+        assert!(Endpoint::parse("projects/p/clusters/c").is_err());
+        {}
     }
 
     #[test]

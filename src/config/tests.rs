@@ -2,6 +2,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::*;
+use crate::args::flags::FLAGS;
 use crate::args::{self, Request};
 use crate::env::Environment;
 use crate::worker::hub::ReadFrom;

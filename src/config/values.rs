@@ -86,7 +86,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A duration that may be none at all.
 pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
-    if text.trim() == "0" { Ok(Duration::ZERO) } else { duration(text) }
+    match humantime::parse_duration(text) {
+        Ok(none) if none.is_zero() => Ok(none),
+        _ if text.trim() == "0" => Ok(Duration::ZERO),
+        _ => duration(text),
+    }
 }
 
 /// A number of things; 0: no limit.

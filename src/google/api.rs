@@ -83,6 +83,12 @@ impl fmt::Display for ApiError {
 impl std::error::Error for ApiError {}
 
 impl ApiError {
+    /// For tests of the pace.
+    #[cfg(test)]
+    pub(super) fn for_test(kind: ErrorKind, retry_after: Option<Duration>) -> Self {
+        Self { kind, retry_after, text: String::new() }
+    }
+
     fn new(kind: ErrorKind, text: String) -> Self {
         Self { kind, retry_after: None, text }
     }

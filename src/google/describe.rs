@@ -94,6 +94,43 @@ pub enum ServerCa {
     Unknown(String),
 }
 
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list =
+            |all: &[NodeAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        match self {
+            Self::Cluster { discovery } => write!(f, "discovery endpoint {}", list(discovery)),
+            Self::Single { primary, reader } if reader.is_empty() => {
+                write!(f, "primary {}, no reader", list(primary))
+            }
+            Self::Single { primary, reader } => {
+                write!(f, "primary {}, reader {}", list(primary), list(reader))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Iam => "IAM",
+            Self::Disabled => "disabled",
+            Self::Token => "by the instance's own tokens",
+            Self::Unknown(mode) => mode,
+        })
+    }
+}
+
+impl fmt::Display for Transit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls => "TLS",
+            Self::Plain => "no TLS",
+            Self::Unknown(mode) => mode,
+        })
+    }
+}
+
 /// Why the reply gives no facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DescribeError {

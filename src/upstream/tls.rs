@@ -78,7 +78,7 @@ pub struct Trust(Arc<Shared>);
 struct Shared {
     verify: Verify,
     /// Hosts of the discovery endpoints: a node may show a certificate for them instead.
-    seeds: Vec<ServerName<'static>>,
+    seeds: Mutex<Vec<ServerName<'static>>>,
     known: watch::Sender<Known>,
     on_untrusted: Mutex<Option<OnUntrusted>>,
 }
@@ -128,7 +128,7 @@ impl Trust {
     /// Encryption, with the authorities to be told by [`Self::replace`] (unless nothing is verified);
     /// or [`Self::set_plain`], if that turns out.
     pub fn new(verify: Verify, seeds: &[NodeAddr]) -> Self {
-        let seeds: Vec<_> = seeds.iter().filter_map(|seed| name_of(seed).ok()).collect();
+        let seeds = names_of(seeds);
         let mode = match verify {
             Verify::Insecure => {
                 Mode::Encrypted(Arc::new(Anchors::new(Vec::new(), Verifier::insecure(provider()))))
@@ -137,10 +137,26 @@ impl Trust {
         };
         Self(Arc::new(Shared {
             verify,
-            seeds,
+            seeds: Mutex::new(seeds),
             known: watch::Sender::new(Known { mode, told: 0 }),
             on_untrusted: Mutex::new(None),
         }))
+    }
+
+    /// The discovery endpoints became known, or are others now.
+    pub fn set_seeds(&self, seeds: &[NodeAddr]) {
+        let seeds = names_of(seeds);
+        *self.0.seeds.lock().unwrap_or_else(PoisonError::into_inner) = seeds.clone();
+        self.0.known.send_modify(|known| {
+            let Mode::Encrypted(anchors) = &known.mode else {
+                return;
+            };
+            let certificates = anchors.certificates.clone();
+            // Certificates that were good before are good still; without any nothing is verified.
+            if let Ok(verifier) = Verifier::new(self.0.verify, provider(), &certificates, seeds) {
+                known.mode = Mode::Encrypted(Arc::new(Anchors::new(certificates, verifier)));
+            }
+        });
     }
 
     /// Whom to tell of a node that shows a certificate no known authority vouches for.
@@ -178,8 +194,8 @@ impl Trust {
         let mode = if same {
             None
         } else {
-            let verifier =
-                Verifier::new(self.0.verify, provider(), &certificates, self.0.seeds.clone())?;
+            let seeds = self.0.seeds.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let verifier = Verifier::new(self.0.verify, provider(), &certificates, seeds)?;
             Some(Mode::Encrypted(Arc::new(Anchors::new(certificates, verifier))))
         };
         self.0.known.send_modify(|known| {
@@ -286,6 +302,10 @@ impl Anchors {
         });
         Ok(Plan { config: config.clone(), name })
     }
+}
+
+fn names_of(addrs: &[NodeAddr]) -> Vec<ServerName<'static>> {
+    addrs.iter().filter_map(|addr| name_of(addr).ok()).collect()
 }
 
 /// The host of an address as TLS names it.

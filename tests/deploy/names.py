@@ -9,22 +9,6 @@ from pathlib import Path
 
 from place import must
 
-# Named in deploy/ and built on other branches; a test fails as soon as one of them exists. Delete
-# both sets once they are empty.
-NOT_YET_FLAGS = frozenset(
-    {
-        "--exit-zero-on-sigterm",
-        "--lazy-refresh",
-        "--max",
-        "--max-sigterm-delay",
-        "--min-sigterm-delay",
-        "--quitquitquit",
-        "--tls-cert",
-        "--tls-key",
-    }
-)
-NOT_YET_COMMANDS = frozenset({"shutdown", "wait"})
-
 
 @dataclass(frozen=True)
 class Names:
@@ -47,4 +31,4 @@ class Names:
         )
 
     def knows(self, flag: str) -> bool:
-        return flag in self.flags or flag in NOT_YET_FLAGS
+        return flag in self.flags

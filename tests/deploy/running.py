@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from names import NOT_YET_FLAGS, Names
+from names import Names
 
 TOKEN = "ya29.of-the-tests"
 DEADLINE_SECONDS = 30.0
@@ -191,13 +191,10 @@ class Bed:
         return Proxy(process, log)
 
     def arguments(self, container: Sequence[str]) -> list[str]:
-        """The flags of a manifest, made fit for here: on loopback, without waits, and without those
-        that this branch does not have."""
+        """The flags of a manifest, made fit for here: on loopback, and without waits."""
         kept = []
         for argument in container:
             flag, _, _ = argument.partition("=")
-            if flag in NOT_YET_FLAGS and flag not in self.names.flags:
-                continue
             if flag == "--min-sigterm-delay":
                 argument = f"{flag}=0s"
             kept.append(re.sub(r"^(--(?:http-)?address)=0\.0\.0\.0$", r"\1=127.0.0.1", argument))

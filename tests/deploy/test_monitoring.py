@@ -19,7 +19,7 @@ ALERT_TESTS = DEPLOY / "prometheus" / "alerts_test.yaml"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 # Labels that Prometheus itself adds; and the one that tells several instances of a proxy apart, which
 # is built on another branch: until then the series have none, and expressions do without.
-OF_THE_SCRAPE = {"job", "instance", "instance_name"}
+OF_THE_SCRAPE = {"job", "instance"}
 # Prometheus's own metric of whether a scrape succeeds.
 NOT_THE_PROXYS = {"up"}
 

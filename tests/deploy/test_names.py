@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from names import NOT_YET_COMMANDS, NOT_YET_FLAGS, Names
+from names import Names
 from place import DEPLOY, TOP, every_proxy
 
 FILES = sorted(p for p in [*DEPLOY.rglob("*"), TOP / "Dockerfile"] if p.is_file() and not p.is_symlink())
@@ -35,7 +35,7 @@ def test_flags_variables_and_commands_exist(path: Path, names: Names) -> None:
     variables = set(re.findall(r"\bMEMORYSTORE_PROXY_[A-Z0-9_]+", text))
     assert variables <= names.variables
     for command in re.findall(r"(?:memorystore-auth-proxy |`)(wait|shutdown|check|token|completion)\b", text):
-        assert command in names.commands or command in NOT_YET_COMMANDS, command
+        assert command in names.commands, command
 
 
 def test_every_argument_of_a_proxy_exists(names: Names) -> None:
@@ -45,11 +45,6 @@ def test_every_argument_of_a_proxy_exists(names: Names) -> None:
             assert names.knows(argument.partition("=")[0]), f"{where}: {argument}"
             checked += 1
     assert checked >= 30
-
-
-def test_what_is_not_yet_is_not_yet(names: Names) -> None:
-    assert not NOT_YET_FLAGS & names.flags, "take them out of NOT_YET_FLAGS"
-    assert not NOT_YET_COMMANDS & names.commands, "take them out of NOT_YET_COMMANDS"
 
 
 def test_paths_and_targets_exist() -> None:

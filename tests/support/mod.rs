@@ -18,6 +18,7 @@ pub mod front;
 pub mod front_events;
 mod front_link;
 mod front_session;
+pub mod google;
 pub mod http;
 pub mod metadata;
 pub mod migration;

@@ -1,0 +1,191 @@
+//! Instances by resource name: looked up with a fake of Google's admin APIs, served as any other.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::client::{Client, Proto};
+use crate::support::cluster::{Cluster, ClusterOptions};
+use crate::support::google::{ApiFault, FakeApi, redis_cluster, valkey_single};
+use crate::support::metadata::FakeMetadata;
+use crate::support::proxy::{Proxy, ProxyOptions};
+use crate::support::resp::Value;
+use crate::support::slots::key_in_slot;
+use crate::support::standalone::Standalone;
+use crate::support::wait::wait_for;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_secs(30);
+const CLUSTER: &str = "projects/p/locations/europe-west6/clusters/c1";
+const INSTANCE: &str = "projects/p/locations/europe-west6/instances/i1";
+
+struct World {
+    metadata: FakeMetadata,
+    api: FakeApi,
+    cluster: Cluster,
+}
+
+impl World {
+    async fn start() -> Self {
+        let metadata = FakeMetadata::start(HOUR).await;
+        let api = FakeApi::start(metadata.tokens()).await;
+        let cluster = Cluster::start(ClusterOptions::default(), metadata.tokens()).await;
+        Self { metadata, api, cluster }
+    }
+
+    fn publish(&self) {
+        let discovery = self.cluster.seed().parse().expect("an address");
+        self.api.put(CLUSTER, redis_cluster(CLUSTER, discovery, "IAM_AUTH", "DISABLED"));
+    }
+
+    fn options(&self, endpoint: &str) -> ProxyOptions {
+        ProxyOptions::new(endpoint)
+            .metadata(self.metadata.host())
+            .args(self.api.args())
+            .op_timeout(Duration::from_secs(1))
+    }
+}
+
+/// Waits until `/readiness` says this.
+async fn unready_because(proxy: &Proxy, says: &str) {
+    let mut last = String::new();
+    wait_for(says, LONG, async || {
+        let response = proxy.get("/readiness").await;
+        last = response.body;
+        response.status == 503 && last.contains(says)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_name_alone_is_enough() {
+    let world = World::start().await;
+    world.publish();
+    let proxy = Proxy::start(world.options(CLUSTER)).await;
+    for proto in [Proto::Resp2, Proto::Resp3] {
+        let mut client = proxy.client(proto).await;
+        for slot in [1, 8000, 16000] {
+            assert_eq!(client.cmd(&["SET", &key_in_slot(slot), "v"]).await, Value::ok());
+            assert_eq!(client.cmd(&["GET", &key_in_slot(slot)]).await, Value::bulk("v"));
+        }
+    }
+    assert_eq!(world.api.calls(), [CLUSTER], "one call, and none for the CA of a plain cluster");
+    let label = format!("instance_name=\"{CLUSTER}\"");
+    let commands = proxy.metric("memorystore_proxy_commands_total", &[&label]).await;
+    assert!(commands.is_some_and(|n| n >= 12.0), "{commands:?}");
+    // With the API gone everything goes on.
+    world.api.set_fault(Some(ApiFault::Internal));
+    let mut client = proxy.client(Proto::Resp2).await;
+    assert_eq!(client.cmd(&["GET", &key_in_slot(1)]).await, Value::bulk("v"));
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_own_sentence_and_is_got_over() {
+    let world = World::start().await;
+    world.publish();
+    for (fault, says) in [
+        (ApiFault::Forbidden, "lacks the permission redis.clusters.get"),
+        (ApiFault::Disabled, "gcloud services enable redis.googleapis.com"),
+        (ApiFault::TooMany, "60 requests a minute"),
+        (ApiFault::Internal, "has trouble of its own"),
+        (ApiFault::Garbage, "is not understood"),
+    ] {
+        world.api.set_fault(Some(fault));
+        let proxy = Proxy::spawn(world.options(CLUSTER)).await;
+        unready_because(&proxy, says).await;
+        let mut client = proxy.client(Proto::Resp2).await;
+        assert!(client.cmd(&["GET", "k"]).await.is_error("CLUSTERDOWN"));
+        // One line for the fault, however often it is met.
+        let lines = proxy.logs().lines().filter(|l| l.contains(says)).count();
+        assert_eq!(lines, 1, "{}", proxy.logs());
+        for token in world.metadata.tokens().all() {
+            assert!(!proxy.logs().contains(&token), "a token was logged");
+        }
+    }
+    let other = CLUSTER.replace("c1", "c2");
+    world.api.set_fault(None);
+    let proxy = Proxy::spawn(world.options(&other)).await;
+    unready_because(&proxy, "there is no cluster 'c2'").await;
+    // A server's own trouble is over soon.
+    world.api.set_fault(Some(ApiFault::Internal));
+    let proxy = Proxy::spawn(world.options(CLUSTER)).await;
+    unready_because(&proxy, "has trouble of its own").await;
+    world.api.set_fault(None);
+    proxy.wait_ready().await;
+    assert_eq!(proxy.client(Proto::Resp2).await.cmd(&["GET", "k"]).await, Value::Null);
+}
+
+#[tokio::test]
+async fn the_proxy_may_start_before_its_credentials_exist() {
+    let world = World::start().await;
+    world.publish();
+    world.metadata.set_up(false);
+    let proxy = Proxy::spawn(world.options(CLUSTER)).await;
+    unready_because(&proxy, "metadata server").await;
+    let mut early = proxy.client(Proto::Resp2).await;
+    assert!(early.cmd(&["GET", "k"]).await.is_error("CLUSTERDOWN"));
+    world.metadata.set_up(true);
+    proxy.wait_ready().await;
+    assert_eq!(early.cmd(&["SET", "k", "v"]).await, Value::ok());
+}
+
+#[tokio::test]
+async fn a_valkey_instance_without_cluster_mode_has_a_primary_and_readers() {
+    let metadata = FakeMetadata::start(HOUR).await;
+    let api = FakeApi::start(metadata.tokens()).await;
+    let (primary, replica) = (Standalone::start().await, Standalone::start().await);
+    for server in [&primary, &replica] {
+        server.open_to_all().await;
+    }
+    let (host, port) = (primary.addr().ip().to_string(), primary.addr().port().to_string());
+    for command in
+        [&["CONFIG", "SET", "masterauth", primary.password()][..], &["REPLICAOF", &host, &port]]
+    {
+        assert_eq!(replica.node().run(command).await, Value::ok());
+    }
+    wait_for("the replica to follow", LONG, async || {
+        replica.node().run(&["INFO", "replication"]).await.text().contains("master_link_status:up")
+    })
+    .await;
+    api.put(INSTANCE, valkey_single(INSTANCE, primary.addr(), Some(replica.addr())));
+    let port = crate::support::ports::free_port();
+    let options = ProxyOptions::new(INSTANCE)
+        .metadata(metadata.host())
+        .args(api.args())
+        .args([format!("{INSTANCE}?port={port}&read-from=replica")]);
+    let proxy = Proxy::start(options).await;
+    let mut writer = proxy.client(Proto::Resp2).await;
+    assert_eq!(writer.cmd(&["SET", "k", "v"]).await, Value::ok());
+    assert_eq!(writer.cmd(&["WAIT", "1", "5000"]).await, Value::Int(1));
+    // AUTH is off by the API's word: no token is sent, though there is one.
+    let mut reader = Client::connect(([127, 0, 0, 1], port).into()).await;
+    wait_for("the reader to serve", LONG, async || {
+        reader.cmd(&["GET", "k"]).await == Value::bulk("v")
+    })
+    .await;
+    let stats = replica.node().run(&["INFO", "commandstats"]).await;
+    assert!(stats.text().contains("cmdstat_get:"), "the replica answered: {stats:?}");
+    assert_eq!(api.calls(), [INSTANCE, INSTANCE]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_refused_at_once() {
+    let home = tempfile::TempDir::new().unwrap();
+    for (name, says) in [
+        ("projects/p/clusters/c", "is not the name of a cluster or instance"),
+        ("projects/p/locations/-/clusters/c", "leaves the region open"),
+    ] {
+        let output = crate::support::proxy::command(&home).arg(name).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_being_created_is_waited_for() {
+    let world = World::start().await;
+    world.api.put(CLUSTER, json!({"name": CLUSTER, "state": "CREATING"}));
+    let proxy = Proxy::spawn(world.options(CLUSTER)).await;
+    unready_because(&proxy, "still being created (state CREATING)").await;
+}
