@@ -83,10 +83,8 @@ fn is_long_flag(flag: &Flag) -> bool {
 
 #[test]
 fn every_flag_and_variable_that_is_named_exists() {
-    let known = |name: &str| {
-        ["help", "version"].contains(&name)
-            || find(name).is_some_and(is_long_flag)
-    };
+    let known =
+        |name: &str| ["help", "version"].contains(&name) || find(name).is_some_and(is_long_flag);
     let mut named = 0;
     for page in PAGES {
         let text = read(page);
@@ -147,6 +145,7 @@ fn families() -> BTreeSet<String> {
         principal: None,
     });
     let map = MapSources {
+        resting: Vec::new(),
         topology: watch::channel(None).1,
         watcher: watch::channel(WatcherStatus::default()).1,
     };

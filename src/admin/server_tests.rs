@@ -86,7 +86,7 @@ async fn bed(health_check: bool, prometheus: bool, dead: Option<&str>) -> Bed {
             credential_counts: Arc::new(Vec::new),
             started_at: state.started_at,
         };
-        let map = MapSources { topology: topology.1, watcher: watcher.1 };
+        let map = MapSources { resting: Vec::new(), topology: topology.1, watcher: watcher.1 };
         let threads = vec![Arc::default()];
         let instance = InstanceSources { name: "seed:6379".into(), threads, map };
         Scrape::new(process, vec![instance]).unwrap()

@@ -131,7 +131,11 @@ fn scrape(
     let instances = instances.iter().map(|i| InstanceSources {
         name: i.name.clone(),
         threads: i.metrics.iter().cloned().chain([i.reception_metrics.clone()]).collect(),
-        map: MapSources { topology: i.watcher.topology.clone(), watcher: i.watcher.status.clone() },
+        map: MapSources {
+            resting: i.resting.clone(),
+            topology: i.watcher.topology.clone(),
+            watcher: i.watcher.status.clone(),
+        },
     });
     Scrape::new(process, instances.collect())
 }

@@ -21,6 +21,7 @@ use crate::credentials::task::CredentialHandle;
 use crate::error::Error;
 use crate::listener::certificate::LocalTls;
 use crate::listener::{self, Gate, Reception, SocketFile};
+use crate::telemetry::control::Resting;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::upstream::tls::Trust;
 use crate::worker::hub::Settings;
@@ -87,6 +88,8 @@ pub(super) struct Running {
     pub workers: Arc<Vec<Worker>>,
     /// What each of them counts.
     pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// Which nodes each of them leaves alone.
+    pub resting: Vec<Arc<Resting>>,
     /// What is counted at the door.
     pub reception_metrics: Arc<WorkerMetrics>,
     /// Whether its primaries answer, if that is asked all the time.
@@ -113,15 +116,18 @@ impl Running {
         let activities: Vec<_> = activity.into_iter().chain(credentials.activity.clone()).collect();
         let metrics: Vec<Arc<WorkerMetrics>> =
             (0..config.threads.get()).map(|_| Arc::default()).collect();
+        let resting: Vec<Arc<Resting>> = metrics.iter().map(|_| Arc::default()).collect();
         let settings = settings(config, instance);
         let workers = metrics
             .iter()
+            .zip(&resting)
             .enumerate()
-            .map(|(i, metrics)| {
+            .map(|(i, (metrics, resting))| {
                 let control = Arc::new(Line {
                     credentials: credentials.clone(),
                     watcher: watcher.clone(),
                     metrics: metrics.clone(),
+                    resting: resting.clone(),
                     activities: activities.clone(),
                 });
                 let feeds = Feeds {
@@ -147,6 +153,7 @@ impl Running {
             credential,
             workers: Arc::new(workers),
             metrics,
+            resting,
             reception_metrics: Arc::default(),
             backend,
             listeners: sockets.shown.clone(),

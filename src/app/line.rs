@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use crate::activity::Activity;
 use crate::cluster::refresh::Reason;
+use crate::cluster::topology::NodeAddr;
 use crate::cluster::watcher::WatcherHandle;
 use crate::credentials::task::CredentialHandle;
+use crate::telemetry::control::Resting;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::worker::hub::Counters;
 use crate::worker::io::Control;
@@ -21,6 +23,8 @@ pub(super) struct Line {
     pub watcher: WatcherHandle,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
+    /// Where to note the nodes that are left alone.
+    pub resting: Arc<Resting>,
     /// Whom to tell that clients want something (`--lazy-refresh`).
     pub activities: Vec<Arc<Activity>>,
 }
@@ -36,6 +40,10 @@ impl Control for Line {
 
     fn credential_wanted(&self) {
         self.credentials.wanted();
+    }
+
+    fn resting(&self, nodes: Vec<NodeAddr>) {
+        self.resting.set(nodes);
     }
 
     fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]) {

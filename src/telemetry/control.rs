@@ -1,9 +1,9 @@
 //! Metrics of the control thread: build and credential of the process, slot map of each instance.
 //!
 //! Invariant: read from the `watch` channels when scraped, so that `/metrics` and `/status` never
-//! disagree; no token, user name or address becomes a label.
+//! disagree; no token or user name becomes a label.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus::core::{Collector, Desc};
@@ -11,7 +11,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use tokio::sync::watch;
 
 use super::metrics::{FamilyBuilder, desc};
-use crate::cluster::topology::Topology;
+use crate::cluster::topology::{NodeAddr, Topology};
 use crate::cluster::watcher::WatcherStatus;
 use crate::credentials::CredentialState;
 
@@ -39,8 +39,25 @@ pub struct ProcessSources {
     pub started_at: SystemTime,
 }
 
+/// The nodes one worker leaves alone for a while, because they refused or failed.
+#[derive(Debug, Default)]
+pub struct Resting(Mutex<Vec<NodeAddr>>);
+
+impl Resting {
+    /// These, and no others.
+    pub fn set(&self, nodes: Vec<NodeAddr>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    fn has(&self, node: &NodeAddr) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(node)
+    }
+}
+
 /// What the slot-map metrics of an instance are read from.
 pub struct MapSources {
+    /// What each worker leaves alone.
+    pub resting: Vec<Arc<Resting>>,
     /// The current slot map.
     pub topology: watch::Receiver<Option<Arc<Topology>>>,
     /// What the watcher last did.
@@ -119,6 +136,13 @@ const FAILURES: Row = (
     "",
 );
 
+const BACKOFF: Row = (
+    "memorystore_proxy_upstream_node_in_backoff",
+    "Workers that leave this node alone for a while because it refused or failed; 0: all is well.",
+    MetricType::GAUGE,
+    "node",
+);
+
 const PROCESS_ROWS: &[&Row] = &[
     &BUILD_INFO,
     &START_TIME,
@@ -129,7 +153,7 @@ const PROCESS_ROWS: &[&Row] = &[
     &TOKEN_FAILURES,
 ];
 
-const MAP_ROWS: &[&Row] = &[&EPOCH, &SHARDS, &COVERED, &REFRESHES, &FAILURES];
+const MAP_ROWS: &[&Row] = &[&EPOCH, &SHARDS, &COVERED, &REFRESHES, &FAILURES, &BACKOFF];
 
 fn descs(rows: &[&Row]) -> prometheus::Result<Vec<Desc>> {
     rows.iter().map(|(name, help, _, label)| desc(name, help, label)).collect()
@@ -211,7 +235,17 @@ impl Collector for MapCollector {
         let topology = topology.as_deref();
         let watcher = self.sources.watcher.borrow();
         let one = |row: &Row, value: f64| family(row, &[("", value)]);
+        let nodes: Vec<&NodeAddr> = topology.map_or_else(Vec::new, |t| {
+            t.shards.iter().flat_map(|s| std::iter::once(&s.primary).chain(&s.replicas)).collect()
+        });
+        let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        let resting = |node: &NodeAddr| {
+            self.sources.resting.iter().filter(|resting| resting.has(node)).count() as f64
+        };
+        let backoff: Vec<(&str, f64)> =
+            names.iter().map(String::as_str).zip(nodes.iter().map(|node| resting(node))).collect();
         vec![
+            family(&BACKOFF, &backoff),
             one(&EPOCH, topology.map_or(0, |t| t.epoch) as f64),
             one(&SHARDS, topology.map_or(0, |t| t.shards.len()) as f64),
             one(&COVERED, topology.map_or(0, Topology::slots_covered) as f64),
@@ -233,7 +267,6 @@ pub fn seconds_between(start: SystemTime, end: SystemTime) -> f64 {
 mod tests {
     use super::*;
     use crate::cluster::discovery::SlotMap;
-    use crate::cluster::topology::NodeAddr;
     use crate::credentials::{Credential, Secret};
     use prometheus::TextEncoder;
     use std::time::Duration;
@@ -247,8 +280,14 @@ mod tests {
             }),
             started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1000),
         };
-        let map =
-            MapSources { topology: watch::channel(topology).1, watcher: watch::channel(status).1 };
+        let resting = Arc::new(Resting::default());
+        let known = topology.iter().map(|t: &Arc<Topology>| t.shards[0].primary.clone());
+        resting.set(known.collect());
+        let map = MapSources {
+            resting: vec![resting],
+            topology: watch::channel(topology).1,
+            watcher: watch::channel(status).1,
+        };
         let mut families = ProcessCollector::new(process).unwrap().collect();
         families.extend(MapCollector::new(map).unwrap().collect());
         families.retain(|family| !family.get_metric().is_empty());
@@ -291,7 +330,9 @@ mod tests {
         assert_eq!(value(&text, "topology_refresh_failures_total"), Some(2.0));
         assert_eq!(value(&text, "start_time_seconds"), Some(1000.0));
         assert!(text.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")));
-        assert!(!text.contains("ya29") && !text.contains("10.9.8.7"), "{text}");
+        let node = "upstream_node_in_backoff{node=\"10.9.8.7:6379\"}";
+        assert_eq!(value(&text, node), Some(1.0));
+        assert!(!text.contains("ya29"), "{text}");
     }
 
     #[test]

@@ -81,6 +81,7 @@ mod tests {
             let threads = vec![Arc::new(WorkerMetrics::default())];
             threads[0].commands.add(commands);
             let map = MapSources {
+                resting: Vec::new(),
                 topology: watch::channel(None).1,
                 watcher: watch::channel(WatcherStatus::default()).1,
             };

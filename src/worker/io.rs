@@ -49,6 +49,8 @@ pub trait Control: Send + Sync {
     fn credential_rejected(&self, generation: u64);
     /// Commands wait for a credential, and there is none.
     fn credential_wanted(&self);
+    /// These nodes are left alone for a while, and no others.
+    fn resting(&self, nodes: Vec<NodeAddr>);
     /// How long a turn took, if it was measured, and some replies of nodes (µs).
     fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]);
     /// The worker's counters, once a turn.
@@ -400,6 +402,9 @@ impl Io {
                 if let Some(letter) = lost {
                     self.hub.borrow_mut().undeliverable(&letter);
                 }
+            }
+            if let Some(nodes) = work.resting.take() {
+                self.control.resting(nodes);
             }
             if let Some(reason) = work.refresh.take() {
                 self.control.refresh(reason);

@@ -82,7 +82,7 @@ async fn token_prints_what_redis_cli_wants() {
 #[tokio::test]
 async fn completion_is_a_script_of_the_shell() {
     for (shell, part) in
-        [("bash", "_memorystore-auth-proxy()"), ("zsh", "#compdef"), ("fish", "complete -c")]
+        [("bash", "_memorystore__auth__proxy()"), ("zsh", "#compdef"), ("fish", "complete -c")]
     {
         let (output, text) = run(None, &["completion", shell]).await;
         assert_eq!(output.status.code(), Some(0));

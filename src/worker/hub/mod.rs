@@ -148,6 +148,8 @@ pub struct Work {
     pub wants_credential: bool,
     /// Letters to other workers, by their numbers.
     pub letters: Vec<(usize, Letter)>,
+    /// The nodes that are left alone for a while, when these are others than before.
+    pub resting: Option<Vec<NodeAddr>>,
 }
 
 impl Work {
@@ -163,6 +165,7 @@ impl Work {
             && self.rejected_credential.is_none()
             && !self.wants_credential
             && self.letters.is_empty()
+            && self.resting.is_none()
     }
 }
 
@@ -394,11 +397,16 @@ impl Hub {
         self.now_us
     }
 
-    /// A gauge that nobody counts up and down; asked when a node fails and when alarms ring.
+    /// Which nodes are left alone for a while; asked when a node fails and when alarms ring.
     fn count_backoffs(&mut self) {
         let now = self.now;
-        self.counters.nodes_in_backoff =
-            self.nodes.iter().filter(|n| !n.may_dial(now)).count() as u64;
+        let resting = || self.nodes.iter().filter(|n| !n.may_dial(now));
+        let count = resting().count() as u64;
+        // Nearly always none, before and now.
+        if count > 0 || self.counters.nodes_in_backoff > 0 {
+            self.work.resting = Some(resting().map(|n| n.addr.clone()).collect());
+        }
+        self.counters.nodes_in_backoff = count;
     }
 
     /// The clock.
