@@ -15,8 +15,9 @@
 //! 6. Each client with something to say is written once.
 //!
 //! # Layers, imports pointing downwards only
-//! `main` → args → config → app wire and stop; listener, [`worker`],
-//! cluster::watcher, credentials::task, admin hold the sockets, clocks and tasks;
+//! `main` → args → config → app wire and stop ([`subcommand`] does what is asked instead of serving);
+//! listener, [`worker`], cluster::watcher, credentials::task, [`google`], admin hold the sockets, clocks
+//! and tasks;
 //! `worker::hub`, [`session`], [`upstream`], [`cluster`] decide without any of them; [`command`] and
 //! [`resp`] are stateless. Pure modules deny `clippy::disallowed_methods`, which bans clocks, tasks
 //! and sockets.
