@@ -34,6 +34,11 @@ use upstream::{Upstream, for_whom};
 /// # Errors
 /// What could not be had at start: an address, a thread, a name; [`Error::Signal`] for a signal.
 pub fn run(config: Config, env: Environment) -> Result<(), Error> {
+    // A client is a descriptor; many systems begin with 1024 and permit far more to those who ask.
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => tracing::debug!(limit, "open files permitted"),
+        Err(error) => tracing::debug!(%error, "the limit of open files stays as it is"),
+    }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
