@@ -140,6 +140,15 @@ pub const FLAGS: &[Flag] = &[
         "A service account key file (JSON)."),
     switch("gcloud-auth", CREDENTIALS,
         "Use the account that the gcloud command is logged in with."),
+    value("impersonate-service-account", "ACCOUNT[,ACCOUNT...]", None, CREDENTIALS,
+        "Use the tokens of the first of these service accounts, made with the credentials chosen \
+         above. Each account is used by the one after it, the last by those credentials; each use \
+         wants roles/iam.serviceAccountTokenCreator."),
+    value("iamcredentials-api-endpoint", "URL", Some("https://iamcredentials.googleapis.com"), CREDENTIALS,
+        "Where --impersonate-service-account has its tokens made."),
+    value("quota-project", "PROJECT", None, CREDENTIALS,
+        "Project that calls of Google's APIs are billed to and limited by; it wants \
+         serviceusage.services.use there."),
     switch("no-iam-auth", CREDENTIALS,
         "Ask for no access token: the cluster wants no AUTH, or the password of \
          --upstream-password-file."),

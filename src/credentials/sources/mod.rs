@@ -7,6 +7,7 @@ pub mod adc;
 pub mod file;
 pub mod gcloud;
 pub mod google_file;
+pub mod impersonation;
 pub mod metadata;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::credentials::Secret;
 use crate::env::Environment;
+use crate::google::http::Http;
 
 /// The scope every token is asked with; Memorystore's documentation knows no narrower one.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -42,11 +44,38 @@ pub enum CredentialSource {
     },
     /// No AUTH at all (`--no-iam-auth`).
     None,
+    /// Tokens of another account (`--impersonate-service-account`).
+    Impersonated(Box<impersonation::OnBehalf>),
+    /// Google's endpoints bill their calls to a project (`--quota-project`).
+    Billed {
+        /// Where the credential comes from.
+        source: Box<Self>,
+        /// The project.
+        project: Arc<str>,
+    },
+}
+
+/// What sources that call Google's endpoints share.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// Variables.
+    pub env: Environment,
+    /// The client.
+    pub http: Http,
+    /// `--quota-project`.
+    pub quota_project: Option<Arc<str>>,
+    /// The credential only makes tokens of another account and never reaches the cluster.
+    pub is_base: bool,
 }
 
 impl CredentialSource {
     /// The source itself; `None` when no AUTH is wanted.
     pub fn build(&self, env: &Environment) -> Option<Box<dyn Source>> {
+        self.assemble(Context { env: env.clone(), ..Context::default() })
+    }
+
+    fn assemble(&self, context: Context) -> Option<Box<dyn Source>> {
+        let env = &context.env;
         Some(match self {
             Self::Adc => Box::new(adc::Adc::new(env.clone())),
             Self::Token(token) => Box::new(Fixed(token.clone())),
@@ -55,6 +84,16 @@ impl CredentialSource {
             Self::Gcloud => Box::new(gcloud::Gcloud::new(env.clone())),
             Self::Password { file } => Box::new(file::SecretFile::password(file.clone())),
             Self::None => return None,
+            Self::Impersonated(on_behalf) => {
+                let impersonation::OnBehalf { source, chain, endpoint } = &**on_behalf;
+                let inner = source.assemble(Context { is_base: true, ..context.clone() })?;
+                let target = impersonation::Impersonation::new(chain.clone(), endpoint, context);
+                Box::new(impersonation::Impersonated::new(inner, target))
+            }
+            Self::Billed { source, project } => {
+                let quota_project = Some(Arc::clone(project));
+                return source.assemble(Context { quota_project, ..context });
+            }
         })
     }
 }
@@ -70,11 +109,12 @@ pub enum SourceKind {
     Token,
     TokenFile,
     PasswordFile,
+    Impersonated,
 }
 
 impl SourceKind {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ServiceAccount,
         Self::UserCredentials,
         Self::Metadata,
@@ -82,6 +122,7 @@ impl SourceKind {
         Self::Token,
         Self::TokenFile,
         Self::PasswordFile,
+        Self::Impersonated,
     ];
 
     /// The name in logs, `/status` and metrics.
@@ -94,6 +135,7 @@ impl SourceKind {
             Self::Token => "--token",
             Self::TokenFile => "--token-file",
             Self::PasswordFile => "--upstream-password-file",
+            Self::Impersonated => "impersonated service account",
         }
     }
 }

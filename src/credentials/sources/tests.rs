@@ -3,6 +3,7 @@
 
 mod chain;
 mod file;
+mod impersonation;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
