@@ -9,13 +9,17 @@ use std::sync::Arc;
 use super::Reader;
 use super::values::{path, token};
 use crate::args::Origin;
+use crate::credentials::Secret;
 use crate::credentials::sources::CredentialSource;
+use crate::credentials::sources::command::CommandLine;
+use crate::credentials::sources::google_file::is_credentials;
 use crate::credentials::sources::impersonation::{Chain, OnBehalf};
 use crate::error::Error;
 use crate::google::http::Url;
 
 /// Sources of access tokens.
-const IAM: [&str; 4] = ["token", "token-file", "credentials-file", "gcloud-auth"];
+const IAM: [&str; 6] =
+    ["token", "token-file", "token-command", "credentials-file", "json-credentials", "gcloud-auth"];
 const PASSWORD: &str = "upstream-password-file";
 const NO_IAM: &str = "no-iam-auth";
 const IMPERSONATE: &str = "impersonate-service-account";
@@ -78,6 +82,14 @@ impl Reader<'_> {
             Some("credentials-file") => {
                 CredentialSource::CredentialsFile(path("credentials-file")?)
             }
+            Some("token-command") => {
+                let line = self.given("token-command", CommandLine::parse)?;
+                line.map_or(CredentialSource::Adc, CredentialSource::TokenCommand)
+            }
+            Some("json-credentials") => {
+                let json = self.given("json-credentials", json)?;
+                json.map_or(CredentialSource::Adc, CredentialSource::JsonCredentials)
+            }
             Some("gcloud-auth") => CredentialSource::Gcloud,
             Some(PASSWORD) => CredentialSource::Password { file: path(PASSWORD)? },
             Some(_) => CredentialSource::None,
@@ -101,6 +113,16 @@ fn project(text: &str) -> Result<Arc<str>, String> {
         return Err(format!("'{text}' is not a project; give its id, such as my-project-123"));
     }
     Ok(text.into())
+}
+
+/// Never repeats the text.
+fn json(text: &str) -> Result<Secret, String> {
+    if !is_credentials(text) {
+        return Err("is not the content of a credentials file (JSON with a \"type\"); give the \
+                    file's path to --credentials-file instead"
+            .to_owned());
+    }
+    Ok(Secret::new(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -136,9 +158,26 @@ mod tests {
     }
 
     #[test]
+    fn contents_and_commands() {
+        let json = r#"--json-credentials={"type":"authorized_user","refresh_token":"hush"}"#;
+        assert_eq!(source(&[json], &[]).unwrap(), "JsonCredentials(Secret(…))");
+        assert_eq!(source(&["-j", &json[19..]], &[]).unwrap(), "JsonCredentials(Secret(…))");
+        let command = "--token-command='/my bin/mint' --key hush";
+        let want = "TokenCommand(CommandLine(\"/my bin/mint\" …))";
+        assert_eq!(source(&[command], &[]).unwrap(), want);
+        for args in [[json, "--credentials-file=/c"], [command, "--token=hush"], [command, json]] {
+            let error = source(&args, &[]).unwrap_err();
+            assert!(error.contains("contradicts"), "{error}");
+        }
+    }
+
+    #[test]
     fn wrong_values() {
         for (args, says) in [
-            (&["--impersonate-service-account=hush me"][..], "account has an entry that is no"),
+            (&["--json-credentials=hush"][..], "--json-credentials is not the content"),
+            (&["--token-command='hush"], "--token-command has a quote that does not end"),
+            (&["--token-command= "], "--token-command is empty"),
+            (&["--impersonate-service-account=hush me"], "account has an entry that is no"),
             (&["--quota-project=a/b"], "--quota-project 'a/b' is not a project"),
             (
                 &["--impersonate-service-account=a@b.c", "--iamcredentials-api-endpoint=http://x"],

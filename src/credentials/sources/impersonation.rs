@@ -20,8 +20,9 @@ use crate::google::http::{Answer, Call, Url};
 
 /// Life that is asked for; more is not given unless an organisation policy permits it.
 pub const LIFETIME: Duration = Duration::from_secs(3600);
-/// Role that is wanted for it.
+/// Role that is wanted for it, and the one for identities of other providers.
 const ROLE: &str = "roles/iam.serviceAccountTokenCreator";
+const FEDERATED_ROLE: &str = "roles/iam.workloadIdentityUser";
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Whose tokens are wanted, and through whom.
@@ -210,13 +211,17 @@ impl Impersonation {
     /// Which roles the chain wants.
     fn grants(&self, caller: &Caller<'_>) -> String {
         let mut user = caller.to_string();
-        let mut text = format!("grant {ROLE}");
-        for account in self.chain.delegates.iter().chain([&self.chain.target]) {
-            let sep = if text.contains(" to ") { " and" } else { "" };
-            text.push_str(&format!("{sep} on {account} to {user}"));
-            user = account.to_string();
-        }
-        text
+        let mut role = match caller.0.kind {
+            SourceKind::ExternalAccount => FEDERATED_ROLE,
+            _ => ROLE,
+        };
+        let accounts = self.chain.delegates.iter().chain([&self.chain.target]);
+        let grants = accounts.map(|account| {
+            let grant = format!("grant {role} on {account} to {user}");
+            (user, role) = (account.to_string(), ROLE);
+            grant
+        });
+        grants.collect::<Vec<_>>().join(" and ")
     }
 }
 

@@ -4,11 +4,13 @@
 //! and the schedule belong to [`super::task`]. No error text holds a secret or the body of a reply.
 
 pub mod adc;
+pub mod command;
 pub mod file;
 pub mod gcloud;
 pub mod google_file;
 pub mod impersonation;
 pub mod metadata;
+pub mod token_command;
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -33,8 +35,12 @@ pub enum CredentialSource {
     Token(Secret),
     /// A file with an access token (`--token-file`).
     TokenFile(PathBuf),
-    /// A service account key file (`--credentials-file`).
+    /// A credentials file of any type (`--credentials-file`).
     CredentialsFile(PathBuf),
+    /// The content of such a file (`--json-credentials`).
+    JsonCredentials(Secret),
+    /// A program that prints an access token (`--token-command`).
+    TokenCommand(command::CommandLine),
     /// The gcloud command (`--gcloud-auth`).
     Gcloud,
     /// A file with a fixed password (`--upstream-password-file`).
@@ -77,10 +83,18 @@ impl CredentialSource {
     fn assemble(&self, context: Context) -> Option<Box<dyn Source>> {
         let env = &context.env;
         Some(match self {
-            Self::Adc => Box::new(adc::Adc::new(env.clone())),
+            Self::Adc => Box::new(adc::Adc::within(context)),
             Self::Token(token) => Box::new(Fixed(token.clone())),
             Self::TokenFile(path) => Box::new(file::SecretFile::token(path.clone())),
-            Self::CredentialsFile(path) => Box::new(google_file::GoogleFile::new(path.clone())),
+            Self::CredentialsFile(path) => {
+                Box::new(google_file::GoogleFile::new(path.clone(), context))
+            }
+            Self::JsonCredentials(json) => {
+                Box::new(google_file::GoogleFile::inline(json.clone(), context))
+            }
+            Self::TokenCommand(line) => {
+                Box::new(token_command::TokenCommand::new(line.clone(), env.clone()))
+            }
             Self::Gcloud => Box::new(gcloud::Gcloud::new(env.clone())),
             Self::Password { file } => Box::new(file::SecretFile::password(file.clone())),
             Self::None => return None,
@@ -110,11 +124,13 @@ pub enum SourceKind {
     TokenFile,
     PasswordFile,
     Impersonated,
+    ExternalAccount,
+    TokenCommand,
 }
 
 impl SourceKind {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ServiceAccount,
         Self::UserCredentials,
         Self::Metadata,
@@ -123,6 +139,8 @@ impl SourceKind {
         Self::TokenFile,
         Self::PasswordFile,
         Self::Impersonated,
+        Self::ExternalAccount,
+        Self::TokenCommand,
     ];
 
     /// The name in logs, `/status` and metrics.
@@ -136,6 +154,8 @@ impl SourceKind {
             Self::TokenFile => "--token-file",
             Self::PasswordFile => "--upstream-password-file",
             Self::Impersonated => "impersonated service account",
+            Self::ExternalAccount => "external account file",
+            Self::TokenCommand => "--token-command",
         }
     }
 }

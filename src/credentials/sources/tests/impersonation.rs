@@ -67,7 +67,7 @@ async fn each_refusal_has_its_sentence() {
             google(403, "PERMISSION_DENIED", ""),
             "the account of the --token may not make tokens for target@p.iam.gserviceaccount.com; \
              grant roles/iam.serviceAccountTokenCreator on d@p.iam.gserviceaccount.com to the \
-             account of the --token and on target@p.iam.gserviceaccount.com to \
+             account of the --token and grant roles/iam.serviceAccountTokenCreator on target@p.iam.gserviceaccount.com to \
              d@p.iam.gserviceaccount.com",
         ),
         (google(403, "PERMISSION_DENIED", off), "iamcredentials.googleapis.com --project=7"),
