@@ -65,7 +65,7 @@ pub(super) async fn token(
         return source.subject(&Zeroizing::new(content), &place);
     }
     if let Some(url) = &source.url {
-        return source.from_url(url, context).await;
+        return source.fetched(url, context).await;
     }
     match &source.executable {
         Some(executable) => from_executable(executable, external, context).await,
@@ -74,7 +74,7 @@ pub(super) async fn token(
 }
 
 impl SubjectSource {
-    async fn from_url(&self, url: &str, context: &Context) -> Result<Secret, String> {
+    async fn fetched(&self, url: &str, context: &Context) -> Result<Secret, String> {
         // Without TLS as well: the metadata servers of other clouds have none.
         let url = Url::parse(url).map_err(|says| format!("its credential_source url {says}"))?;
         let place = format!("subject token url {url}");
