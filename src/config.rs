@@ -4,6 +4,7 @@
 //! the environment for a setting. It opens no file and no socket, so a path in it may not exist.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod credentials;
 mod endpoint;
 mod google;
 mod instances;
@@ -31,8 +32,8 @@ use crate::error::Error;
 use crate::google::api::Bases;
 use crate::telemetry::logs::{Format, LogConfig, Verbosity};
 use values::{
-    boolean, duration, duration_or_zero, ip, octal, path, port, rate, redirects, socket_path,
-    threads, token, username,
+    boolean, duration, duration_or_zero, ip, octal, port, rate, redirects, socket_path, threads,
+    username,
 };
 
 /// Everything the user decides.
@@ -44,6 +45,8 @@ pub struct Config {
     pub threads: NonZeroUsize,
     /// Where the AUTH password comes from.
     pub credential_source: CredentialSource,
+    /// The project that calls of Google's APIs are billed to (`--quota-project`).
+    pub quota_project: Option<Arc<str>>,
     /// User name of AUTH.
     pub upstream_username: Arc<str>,
     /// Waits between failed authentications and token requests.
@@ -66,8 +69,6 @@ pub struct Config {
     pub tls: Tls,
     /// Where instances are looked up by name.
     pub api_bases: Bases,
-    /// Who is billed for calls of Google's APIs.
-    pub quota_project: Option<Arc<str>>,
     /// The HTTP server.
     pub http: Http,
     /// What is logged and how.
@@ -150,6 +151,7 @@ impl Config {
         let config = Self {
             threads: reader.typed("threads", threads)?,
             credential_source: reader.credential_source()?,
+            quota_project: reader.quota_project()?,
             upstream_username: reader.typed("upstream-username", username)?,
             auth_backoff: reader.auth_backoff()?,
             op_timeout: reader.typed("op-timeout", duration)?,
@@ -165,7 +167,6 @@ impl Config {
             instances,
             tls,
             api_bases: reader.api_bases()?,
-            quota_project: None,
         };
         let http = &config.http;
         let at_http = |i: &Instance| same_place(i.listen.tcp(), (http.address, http.port));
@@ -303,54 +304,6 @@ impl Reader<'_> {
             }
             (best, _) => Ok(best.map(|(name, _)| name)),
         }
-    }
-
-    fn credential_source(&self) -> Result<CredentialSource, Error> {
-        let mut choice = self.exclusive(&[
-            "token",
-            "token-file",
-            "credentials-file",
-            "gcloud-auth",
-            "upstream-password-file",
-        ])?;
-        // --no-iam-auth goes with a password file, and against everything else.
-        if let Some(no_iam) = self.chosen("no-iam-auth")? {
-            let rival = choice.filter(|&name| name != "upstream-password-file");
-            if let Some(rival) = rival
-                && let Some(origin) = self.chosen(rival)?
-            {
-                if origin == no_iam {
-                    let rival = self.0.spelling(rival, origin);
-                    return self.fail(
-                        "no-iam-auth",
-                        no_iam,
-                        format_args!("contradicts {rival}; keep only one of the two"),
-                    );
-                }
-                if origin < no_iam {
-                    choice =
-                        self.chosen("upstream-password-file")?.map(|_| "upstream-password-file");
-                }
-            }
-            choice = choice.or(Some("no-iam-auth"));
-        }
-        let path = |name| self.given(name, path).map(Option::unwrap_or_default);
-        Ok(match choice {
-            None => CredentialSource::Adc,
-            Some("token") => {
-                let token = self.given("token", token)?;
-                token.map_or(CredentialSource::Adc, CredentialSource::Token)
-            }
-            Some("token-file") => CredentialSource::TokenFile(path("token-file")?),
-            Some("credentials-file") => {
-                CredentialSource::CredentialsFile(path("credentials-file")?)
-            }
-            Some("gcloud-auth") => CredentialSource::Gcloud,
-            Some("upstream-password-file") => {
-                CredentialSource::Password { file: path("upstream-password-file")? }
-            }
-            Some(_) => CredentialSource::None,
-        })
     }
 
     /// Whether the user permits to listen there; `name` is the setting that says where.

@@ -77,6 +77,7 @@ pub const SHORT: &[(char, &str)] = &[
     ('p', "port"),
     ('u', "unix-socket"),
     ('c', "credentials-file"),
+    ('j', "json-credentials"),
     ('t', "token"),
     ('g', "gcloud-auth"),
     ('l', "structured-logs"),
@@ -142,10 +143,26 @@ pub const FLAGS: &[Flag] = &[
          machine can read it: prefer the variable or --token-file."),
     value("token-file", "PATH", None, CREDENTIALS,
         "A file with an OAuth2 access token, read again whenever it changes."),
+    value("token-command", "COMMAND", None, CREDENTIALS,
+        "A program that prints an access token, bare or as JSON with access_token and expires_in or \
+         expiry. It is run without a shell, has 10 seconds, and is run again before the token ends, or \
+         every 5 minutes if it tells no end."),
     value("credentials-file", "PATH", None, CREDENTIALS,
-        "A service account key file (JSON)."),
+        "A credentials file (JSON): a service account key, a user's login, an impersonated service \
+         account or an external account (workload identity federation)."),
+    value("json-credentials", "JSON", None, CREDENTIALS,
+        "The content of such a file. On the command line every user of the machine can read it."),
     switch("gcloud-auth", CREDENTIALS,
         "Use the account that the gcloud command is logged in with."),
+    value("impersonate-service-account", "ACCOUNT[,ACCOUNT...]", None, CREDENTIALS,
+        "Use the tokens of the first of these service accounts, made with the credentials chosen \
+         above. Each account is used by the one after it, the last by those credentials; each use \
+         wants roles/iam.serviceAccountTokenCreator."),
+    value("iamcredentials-api-endpoint", "URL", Some("https://iamcredentials.googleapis.com"), CREDENTIALS,
+        "Where --impersonate-service-account has its tokens made."),
+    value("quota-project", "PROJECT", None, CREDENTIALS,
+        "Project that calls of Google's APIs are billed to and limited by; it wants \
+         serviceusage.services.use there."),
     switch("no-iam-auth", CREDENTIALS,
         "Ask for no access token: the cluster wants no AUTH, or the password of \
          --upstream-password-file."),

@@ -7,7 +7,7 @@ use crate::args::{self, Request};
 use crate::env::Environment;
 use crate::worker::hub::ReadFrom;
 
-fn load(args: &[&str], vars: &[(&str, &str)]) -> Result<Config, String> {
+pub(super) fn load(args: &[&str], vars: &[(&str, &str)]) -> Result<Config, String> {
     let argv = ["proxy"].iter().chain(args);
     let env: Environment = vars.iter().copied().collect();
     let request = args::parse(argv, &env).map_err(|e| e.to_string())?;

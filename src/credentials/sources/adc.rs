@@ -9,18 +9,18 @@ use std::path::PathBuf;
 use super::gcloud::{self, Gcloud};
 use super::google_file::{self, GoogleFile};
 use super::metadata::{self, Metadata};
-use super::{Attempt, BoxFuture, Minted, Source, SourceError, SourceKind};
+use super::{Attempt, BoxFuture, Context, Minted, Source, SourceError, SourceKind};
 use crate::env::Environment;
 
 const KEY_VARIABLE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 const MEND: &str = "Run 'gcloud auth application-default login', or set \
-    GOOGLE_APPLICATION_CREDENTIALS to a service account key file, or give --token-file or \
+    GOOGLE_APPLICATION_CREDENTIALS to a credentials file, or give --token-file or \
     --no-iam-auth.";
 
 /// The chain of places.
 #[derive(Debug)]
 pub struct Adc {
-    env: Environment,
+    context: Context,
     metadata: Metadata,
     chosen: Option<Place>,
 }
@@ -44,8 +44,13 @@ struct Miss {
 impl Adc {
     /// Looks at `env` for the variables that Google's libraries know.
     pub fn new(env: Environment) -> Self {
-        let metadata = Metadata::new(&env);
-        Self { env, metadata, chosen: None }
+        Self::within(Context { env, ..Context::default() })
+    }
+
+    /// The same with more than the variables given.
+    pub fn within(context: Context) -> Self {
+        let metadata = Metadata::new(&context.env);
+        Self { context, metadata, chosen: None }
     }
 
     /// The same with another metadata server.
@@ -101,24 +106,24 @@ impl Adc {
             place: place.to_owned(),
             said: said.to_owned(),
         };
-        let key_file = self.env.var(KEY_VARIABLE);
+        let key_file = self.context.env.var(KEY_VARIABLE);
         let adc_file = self.adc_file();
         [
             key_file
-                .map(|path| Place::KeyFile(GoogleFile::new(path.into())))
+                .map(|path| Place::KeyFile(GoogleFile::new(path.into(), self.context.clone())))
                 .ok_or_else(|| unset(KEY_VARIABLE, "not set")),
             adc_file
-                .map(|path| Place::AdcFile(GoogleFile::new(path)))
+                .map(|path| Place::AdcFile(GoogleFile::new(path, self.context.clone())))
                 .ok_or_else(|| unset("ADC file", "HOME is not set")),
             Ok(Place::Metadata(self.metadata.clone())),
-            Ok(Place::Gcloud(Gcloud::new(self.env.clone()))),
+            Ok(Place::Gcloud(Gcloud::new(self.context.env.clone()))),
         ]
     }
 
     fn adc_file(&self) -> Option<PathBuf> {
-        let dir = match self.env.var("CLOUDSDK_CONFIG") {
+        let dir = match self.context.env.var("CLOUDSDK_CONFIG") {
             Some(dir) => PathBuf::from(dir),
-            None => PathBuf::from(self.env.var("HOME")?).join(".config/gcloud"),
+            None => PathBuf::from(self.context.env.var("HOME")?).join(".config/gcloud"),
         };
         Some(dir.join("application_default_credentials.json"))
     }
@@ -136,7 +141,7 @@ impl Place {
             Self::KeyFile(file) => file.token().await.map_err(|refusal| Miss {
                 attempt: Attempt {
                     failed: Some(refusal.kind()),
-                    place: format!("{KEY_VARIABLE} {}", file.path().display()),
+                    place: format!("{KEY_VARIABLE} {}", file),
                     said: refusal.said(),
                 },
                 stop: true,
@@ -147,7 +152,7 @@ impl Place {
                 Miss {
                     attempt: Attempt {
                         failed: present.then(|| refusal.kind()),
-                        place: format!("ADC file {}", file.path().display()),
+                        place: format!("ADC file {}", file),
                         said: refusal.said(),
                     },
                     stop: present,

@@ -4,10 +4,13 @@
 //! and the schedule belong to [`super::task`]. No error text holds a secret or the body of a reply.
 
 pub mod adc;
+pub mod command;
 pub mod file;
 pub mod gcloud;
 pub mod google_file;
+pub mod impersonation;
 pub mod metadata;
+pub mod token_command;
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -18,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::credentials::Secret;
 use crate::env::Environment;
+use crate::google::http::Http;
 
 /// The scope every token is asked with; Memorystore's documentation knows no narrower one.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -31,8 +35,12 @@ pub enum CredentialSource {
     Token(Secret),
     /// A file with an access token (`--token-file`).
     TokenFile(PathBuf),
-    /// A service account key file (`--credentials-file`).
+    /// A credentials file of any type (`--credentials-file`).
     CredentialsFile(PathBuf),
+    /// The content of such a file (`--json-credentials`).
+    JsonCredentials(Secret),
+    /// A program that prints an access token (`--token-command`).
+    TokenCommand(command::CommandLine),
     /// The gcloud command (`--gcloud-auth`).
     Gcloud,
     /// A file with a fixed password (`--upstream-password-file`).
@@ -42,19 +50,64 @@ pub enum CredentialSource {
     },
     /// No AUTH at all (`--no-iam-auth`).
     None,
+    /// Tokens of another account (`--impersonate-service-account`).
+    Impersonated(Box<impersonation::OnBehalf>),
+    /// Google's endpoints bill their calls to a project (`--quota-project`).
+    Billed {
+        /// Where the credential comes from.
+        source: Box<Self>,
+        /// The project.
+        project: Arc<str>,
+    },
+}
+
+/// What sources that call Google's endpoints share.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// Variables.
+    pub env: Environment,
+    /// The client.
+    pub http: Http,
+    /// `--quota-project`.
+    pub quota_project: Option<Arc<str>>,
+    /// The credential only makes tokens of another account and never reaches the cluster.
+    pub is_base: bool,
 }
 
 impl CredentialSource {
     /// The source itself; `None` when no AUTH is wanted.
     pub fn build(&self, env: &Environment) -> Option<Box<dyn Source>> {
+        self.assemble(Context { env: env.clone(), ..Context::default() })
+    }
+
+    fn assemble(&self, context: Context) -> Option<Box<dyn Source>> {
+        let env = &context.env;
         Some(match self {
-            Self::Adc => Box::new(adc::Adc::new(env.clone())),
+            Self::Adc => Box::new(adc::Adc::within(context)),
             Self::Token(token) => Box::new(Fixed(token.clone())),
             Self::TokenFile(path) => Box::new(file::SecretFile::token(path.clone())),
-            Self::CredentialsFile(path) => Box::new(google_file::GoogleFile::new(path.clone())),
+            Self::CredentialsFile(path) => {
+                Box::new(google_file::GoogleFile::new(path.clone(), context))
+            }
+            Self::JsonCredentials(json) => {
+                Box::new(google_file::GoogleFile::inline(json.clone(), context))
+            }
+            Self::TokenCommand(line) => {
+                Box::new(token_command::TokenCommand::new(line.clone(), env.clone()))
+            }
             Self::Gcloud => Box::new(gcloud::Gcloud::new(env.clone())),
             Self::Password { file } => Box::new(file::SecretFile::password(file.clone())),
             Self::None => return None,
+            Self::Impersonated(on_behalf) => {
+                let impersonation::OnBehalf { source, chain, endpoint } = &**on_behalf;
+                let inner = source.assemble(Context { is_base: true, ..context.clone() })?;
+                let target = impersonation::Impersonation::new(chain.clone(), endpoint, context);
+                Box::new(impersonation::Impersonated::new(inner, target))
+            }
+            Self::Billed { source, project } => {
+                let quota_project = Some(Arc::clone(project));
+                return source.assemble(Context { quota_project, ..context });
+            }
         })
     }
 }
@@ -70,11 +123,14 @@ pub enum SourceKind {
     Token,
     TokenFile,
     PasswordFile,
+    Impersonated,
+    ExternalAccount,
+    TokenCommand,
 }
 
 impl SourceKind {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::ServiceAccount,
         Self::UserCredentials,
         Self::Metadata,
@@ -82,6 +138,9 @@ impl SourceKind {
         Self::Token,
         Self::TokenFile,
         Self::PasswordFile,
+        Self::Impersonated,
+        Self::ExternalAccount,
+        Self::TokenCommand,
     ];
 
     /// The name in logs, `/status` and metrics.
@@ -94,6 +153,9 @@ impl SourceKind {
             Self::Token => "--token",
             Self::TokenFile => "--token-file",
             Self::PasswordFile => "--upstream-password-file",
+            Self::Impersonated => "impersonated service account",
+            Self::ExternalAccount => "external account file",
+            Self::TokenCommand => "--token-command",
         }
     }
 }

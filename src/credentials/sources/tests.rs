@@ -3,6 +3,9 @@
 
 mod chain;
 mod file;
+mod google_file;
+mod impersonation;
+mod token_command;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

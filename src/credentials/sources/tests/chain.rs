@@ -75,8 +75,8 @@ async fn broken_credential_files() {
         (dir.path().join("none"), "not found"),
         (dir.path().to_owned(), "directory"),
         (written("empty", ""), "not a credentials file"),
-        (written("other", r#"{"type":"external_account","x":"hush"}"#), "'external_account'"),
-        (written("user", r#"{"type":"authorized_user","refresh_token":"hush"}"#), "HOME"),
+        (written("other", r#"{"type":"gdch","x":"hush"}"#), "'gdch'"),
+        (written("user", r#"{"type":"authorized_user","refresh_token":"hush"}"#), "column"),
         (written("keyless", r#"{"type":"service_account","client_email":["hush"]}"#), "line 1"),
         (
             written(
@@ -87,7 +87,7 @@ async fn broken_credential_files() {
         ),
         (refused, "token endpoint refused"),
     ] {
-        let error = GoogleFile::new(path.clone()).mint().await.unwrap_err();
+        let error = GoogleFile::new(path.clone(), Context::default()).mint().await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains(says) && text.contains(path.to_str().unwrap()), "{says}: {text}");
         assert!(!text.contains("hush"), "{text}");
