@@ -46,7 +46,7 @@ fn wrong_configuration_ends_with_2_and_one_line() {
         (&["--token=hush", "--token-file=/t", "h:1"], "--token-file"),
         (&["--no-iam-auth", "--token=hush", "h:1"], "--no-iam-auth"),
         (&["h"], "has no port"),
-        (&["projects/p/locations/l/clusters/c"], "not supported yet"),
+        (&["projects/p/locations/-/clusters/c"], "leaves the region open"),
         (&["--config-file=/nonexistent.toml"], "/nonexistent.toml"),
     ] {
         let stderr = refused(args, &[]);

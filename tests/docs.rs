@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use memorystore_auth_proxy::args::env_name;
 use memorystore_auth_proxy::args::flags::{FLAGS, Flag, Kind, find};
+use memorystore_auth_proxy::cluster::discovery::SlotMap;
+use memorystore_auth_proxy::cluster::topology::NodeAddr;
 use memorystore_auth_proxy::cluster::watcher::WatcherStatus;
 use memorystore_auth_proxy::credentials::{Credential, CredentialState, Secret};
 use memorystore_auth_proxy::telemetry::control::{MapSources, ProcessSources, SourceCounts};
@@ -31,6 +33,7 @@ const PAGES: &[&str] = &[
 /// The flags of other programs in the pages' commands.
 const STRANGERS: &[&str] = &[
     "--release",
+    "--bench",
     "--lib",
     "--test",
     "--json",
@@ -144,9 +147,11 @@ fn families() -> BTreeSet<String> {
         source: "gcloud",
         principal: None,
     });
+    let node = NodeAddr { host: "10.0.0.1".into(), port: 6379 };
+    let map = SlotMap::standalone(&node).into_topology(1);
     let map = MapSources {
         resting: Vec::new(),
-        topology: watch::channel(None).1,
+        topology: watch::channel(Some(Arc::new(map))).1,
         watcher: watch::channel(WatcherStatus::default()).1,
     };
     let process = ProcessSources {

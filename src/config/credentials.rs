@@ -65,6 +65,10 @@ impl Reader<'_> {
             source = CredentialSource::Impersonated(Box::new(OnBehalf { source, chain, endpoint }));
         }
         Ok(match self.quota_project()? {
+            // Nobody is asked for a token, so there is nothing to bill.
+            _ if matches!(source, CredentialSource::None | CredentialSource::Password { .. }) => {
+                source
+            }
             Some(project) => CredentialSource::Billed { source: Box::new(source), project },
             None => source,
         })

@@ -280,6 +280,8 @@ impl Proxy {
             .iter()
             .filter(|line| line.to_lowercase().contains("listening") && !line.contains(&http))
             .find_map(|line| {
+                // The instance's own endpoint stands behind the address.
+                let line = line.split("instance").next()?;
                 let host = ["127.0.0.1:", "0.0.0.0:"].iter().find(|host| line.contains(**host))?;
                 let digits: String =
                     line.split_once(*host)?.1.chars().take_while(char::is_ascii_digit).collect();
