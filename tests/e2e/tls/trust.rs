@@ -103,7 +103,7 @@ async fn a_node_that_wants_tls_is_named_with_the_mend() {
     let options =
         ProxyOptions::new(cluster.seed()).metadata(metadata.host()).args(["--tls=false"]);
     let proxy = Proxy::spawn(options).await;
-    refused_with(&proxy, &["wants TLS", "--tls", &cluster.seed()]).await;
+    refused_with(&proxy, &["wants TLS", "--server-ca-file", &cluster.seed()]).await;
 }
 
 #[tokio::test]
