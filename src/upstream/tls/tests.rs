@@ -147,9 +147,8 @@ async fn a_distrusted_node_is_tried_again_once_when_authorities_were_told() {
 #[test]
 fn errors_of_the_handshake_say_what_to_do() {
     use rustls::{AlertDescription, Error, InvalidMessage};
-    let of = |cause: Error| {
-        Refused::of(&io::Error::new(io::ErrorKind::InvalidData, cause)).to_string()
-    };
+    let of =
+        |cause: Error| Refused::of(&io::Error::new(io::ErrorKind::InvalidData, cause)).to_string();
     let certificate = |cause| of(Error::InvalidCertificate(cause));
     for (text, wanted) in [
         (certificate(CertificateError::UnknownIssuer), "--server-ca-file"),

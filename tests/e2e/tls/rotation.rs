@@ -37,7 +37,10 @@ fn show(cluster: &Cluster, identity: &Identity) -> Vec<u64> {
 /// Waits until every node has new connections.
 async fn dialled_again(cluster: &Cluster, before: &[u64]) {
     wait_for("new connections to every node", LIMIT, async || {
-        cluster.fronts().zip(before).all(|(front, before)| front.tls().handshakes().done() > *before)
+        cluster
+            .fronts()
+            .zip(before)
+            .all(|(front, before)| front.tls().handshakes().done() > *before)
     })
     .await;
 }

@@ -100,8 +100,7 @@ async fn a_node_that_answers_plaintext_is_named_with_the_mend() {
 async fn a_node_that_wants_tls_is_named_with_the_mend() {
     let identity = Authority::new("authority").leaf(&["127.0.0.1"]);
     let (cluster, metadata) = cluster(Some(identity)).await;
-    let options =
-        ProxyOptions::new(cluster.seed()).metadata(metadata.host()).args(["--tls=false"]);
+    let options = ProxyOptions::new(cluster.seed()).metadata(metadata.host()).args(["--tls=false"]);
     let proxy = Proxy::spawn(options).await;
     refused_with(&proxy, &["wants TLS", "--server-ca-file", &cluster.seed()]).await;
 }
