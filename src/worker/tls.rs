@@ -404,20 +404,12 @@ fn take_in<R: Records>(
 }
 
 /// After a failure: takes the alert that tells the peer of it, if there is one. What is left must be
-/// shown again: rustls remembers where in it the messages lie that it has not looked at yet.
+/// shown again, as rustls remembers where in it the messages lie that it has not looked at yet; and
+/// only once, as it would look at the bad one again.
 fn alert<R: Records>(records: &mut R, left: &mut [u8], answers: &mut Vec<u8>) {
-    let mut used = 0;
-    loop {
-        let UnbufferedStatus { discard, state } = records.process(&mut left[used..]);
-        match state {
-            Ok(ConnectionState::EncodeTlsData(data)) => {
-                let mut end = answers.len();
-                encode(data, answers, &mut end);
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            _ => return,
-        }
-        used += discard;
+    if let Ok(ConnectionState::EncodeTlsData(data)) = records.process(left).state {
+        let mut end = answers.len();
+        encode(data, answers, &mut end);
     }
 }
 
