@@ -47,6 +47,7 @@ mod scripted;
 mod standalone;
 mod stopping;
 mod subcommands;
+mod tls;
 mod tracking;
 mod transactions;
 mod unblock;
