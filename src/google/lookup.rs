@@ -17,7 +17,7 @@ use crate::credentials::{Credential, CredentialState};
 
 /// Mean time between two looks at an instance that is well known.
 const PERIOD: Duration = Duration::from_secs(3600);
-/// Shortest time between two looks, whoever asks.
+/// Shortest time between two looks that somebody asked for.
 const MIN_GAP: Duration = Duration::from_secs(60);
 /// Waits after failures: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -69,15 +69,18 @@ pub enum Wanted {
 /// When to look again.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    last: Option<Instant>,
     next: Instant,
     failures: u32,
+    /// The next look was asked for.
+    hurried: bool,
+    /// When the last look was made that was asked for.
+    last_hurried: Option<Instant>,
 }
 
 impl Pace {
     /// The first look is due at once.
     pub fn new(now: Instant) -> Self {
-        Self { last: None, next: now, failures: 0 }
+        Self { next: now, failures: 0, hurried: false, last_hurried: None }
     }
 
     /// When the next look is due.
@@ -87,16 +90,23 @@ impl Pace {
 
     /// Somebody wants a look: it comes as soon as the rate permits.
     pub fn hurry(&mut self, now: Instant) {
-        if self.failures == 0 {
-            let soonest = self.last.map_or(now, |last| (last + MIN_GAP).max(now));
-            self.next = self.next.min(soonest);
+        let soonest = self.last_hurried.map_or(now, |last| (last + MIN_GAP).max(now));
+        if self.failures == 0 && soonest < self.next {
+            self.hurried = true;
+            self.next = soonest;
+        }
+    }
+
+    fn looked(&mut self, now: Instant) {
+        if std::mem::take(&mut self.hurried) {
+            self.last_hurried = Some(now);
         }
     }
 
     /// A look brought an answer; `random` lies in `[0, 1)`.
     pub fn succeeded(&mut self, now: Instant, random: f64) {
+        self.looked(now);
         self.failures = 0;
-        self.last = Some(now);
         self.next = now + PERIOD.mul_f64(0.8 + 0.4 * random);
     }
 
@@ -109,8 +119,8 @@ impl Pace {
             ErrorKind::TooManyRequests => MIN_GAP,
             _ => SLOW_RETRY,
         };
+        self.looked(now);
         self.failures += 1;
-        self.last = Some(now);
         // Jitter above all of it: proxies that started together do not ask together.
         let wait = doubled.max(least).max(error.retry_after.unwrap_or_default());
         self.next = now + wait.mul_f64(0.5 + random).max(error.retry_after.unwrap_or_default());

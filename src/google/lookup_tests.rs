@@ -18,11 +18,15 @@ async fn a_known_instance_is_looked_at_once_an_hour_and_at_most_once_a_minute() 
         let wait = pace.next() - start;
         assert!((secs(2880)..=secs(4320)).contains(&wait), "{wait:?}");
     }
+    // The look at the start was nobody's hurry.
     pace.hurry(start + secs(1));
-    assert_eq!(pace.next(), start + MIN_GAP);
-    pace.succeeded(start, 0.5);
+    assert_eq!(pace.next(), start + secs(1));
+    pace.succeeded(start + secs(1), 0.5);
+    pace.hurry(start + secs(2));
+    assert_eq!(pace.next(), start + secs(1) + MIN_GAP);
+    pace.succeeded(pace.next(), 0.5);
     pace.hurry(start + secs(600));
-    assert_eq!(pace.next(), start + secs(600), "the last look is long past");
+    assert_eq!(pace.next(), start + secs(600), "the last hurry is long past");
 }
 
 #[tokio::test(start_paused = true)]

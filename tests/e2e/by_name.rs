@@ -6,12 +6,13 @@ use serde_json::json;
 
 use crate::support::client::{Client, Proto};
 use crate::support::cluster::{Cluster, ClusterOptions};
-use crate::support::google::{ApiFault, FakeApi, redis_cluster, valkey_single};
+use crate::support::google::{ApiFault, FakeApi, authority, redis_cluster, valkey_single};
 use crate::support::metadata::FakeMetadata;
 use crate::support::proxy::{Proxy, ProxyOptions};
 use crate::support::resp::Value;
 use crate::support::slots::key_in_slot;
 use crate::support::standalone::Standalone;
+use crate::support::tls::Authority;
 use crate::support::wait::wait_for;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -186,4 +187,63 @@ async fn an_instance_that_is_being_created_is_waited_for() {
     world.api.put(CLUSTER, json!({"name": CLUSTER, "state": "CREATING"}));
     let proxy = Proxy::spawn(world.options(CLUSTER)).await;
     unready_because(&proxy, "still being created (state CREATING)").await;
+}
+
+/// The name alone is enough for a cluster that encrypts too; when its authority changes the API is
+/// asked again, and no command fails.
+#[tokio::test]
+async fn certificates_come_from_the_api_and_are_fetched_again_when_they_do_not_fit() {
+    let [old, new] = ["old", "new"].map(Authority::new);
+    let metadata = FakeMetadata::start(HOUR).await;
+    let api = FakeApi::start(metadata.tokens()).await;
+    let options =
+        ClusterOptions { tls: Some(old.leaf(&["127.0.0.1"])), ..ClusterOptions::default() };
+    let cluster = Cluster::start(options, metadata.tokens()).await;
+    let discovery = cluster.seed().parse().expect("an address");
+    api.put(CLUSTER, redis_cluster(CLUSTER, discovery, "IAM_AUTH", "SERVER_AUTHENTICATION"));
+    let ca = format!("{CLUSTER}/certificateAuthority");
+    api.put(&ca, authority(CLUSTER, &[&[&old.pem]]));
+    let options = ProxyOptions::new(CLUSTER).metadata(metadata.host()).args(api.args());
+    let proxy = Proxy::start(options).await;
+    let mut client = proxy.client(Proto::Resp3).await;
+    for slot in [1, 8000, 16000] {
+        assert_eq!(client.cmd(&["SET", &key_in_slot(slot), "v"]).await, Value::ok());
+    }
+    assert_eq!(api.calls(), [CLUSTER, &ca]);
+
+    // Several chains at once while one authority takes over from another.
+    api.put(&ca, authority(CLUSTER, &[&[&old.pem], &[&new.pem]]));
+    for front in cluster.fronts() {
+        front.tls().show(&new.leaf(&["127.0.0.1"]));
+        front.faults().close_all();
+    }
+    wait_for(
+        "the new certificates to be fetched and trusted",
+        Duration::from_secs(90),
+        async || client.cmd(&["GET", &key_in_slot(1)]).await == Value::bulk("v"),
+    )
+    .await;
+    assert!(api.calls().len() >= 4, "{:?}", api.calls());
+}
+
+#[tokio::test]
+async fn the_wrong_authority_is_named_with_what_to_do() {
+    let [right, wrong] = ["right", "wrong"].map(Authority::new);
+    let metadata = FakeMetadata::start(HOUR).await;
+    let api = FakeApi::start(metadata.tokens()).await;
+    let options =
+        ClusterOptions { tls: Some(right.leaf(&["127.0.0.1"])), ..ClusterOptions::default() };
+    let cluster = Cluster::start(options, metadata.tokens()).await;
+    let discovery = cluster.seed().parse().expect("an address");
+    api.put(CLUSTER, redis_cluster(CLUSTER, discovery, "IAM_AUTH", "SERVER_AUTHENTICATION"));
+    let options = || ProxyOptions::new(CLUSTER).metadata(metadata.host()).args(api.args());
+    let without = Proxy::spawn(options()).await;
+    unready_because(&without, "HTTP 404").await;
+    let ca = format!("{CLUSTER}/certificateAuthority");
+    api.put(&ca, authority(CLUSTER, &[&[&wrong.pem]]));
+    let proxy = Proxy::spawn(options()).await;
+    unready_because(&proxy, "no TLS connection to").await;
+    // One more look for other certificates, not one for each dial.
+    let calls = api.calls().iter().filter(|path| **path == ca).count();
+    assert!(calls <= 6, "{:?}", api.calls());
 }
