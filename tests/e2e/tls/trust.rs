@@ -11,6 +11,9 @@ use crate::support::slots::key_in_slot;
 use crate::support::tls::Authority;
 use crate::support::wait::wait_for;
 
+/// What readiness says, if the node is refused.
+type Refusal = Option<&'static [&'static str]>;
+
 const SIGNER: &[&str] = &["no authority the proxy trusts", "--server-ca-file"];
 const DATE: &[&str] = &["out of date", "the clock of this machine"];
 const NAME: &[&str] = &["is for 10.9.9.9, which is neither", "--tls-verify=ca"];
@@ -28,7 +31,7 @@ async fn each_mode_of_verification_refuses_what_it_should_and_nothing_else() {
     let (by_address, by_name) = (cluster.seed(), format!("localhost:{port}"));
     let any = ["127.0.0.1", "localhost"];
     // What the nodes show, the seed, and what full and ca say to it.
-    let cases: [(_, _, Option<&[&str]>, Option<&[&str]>); 6] = [
+    let cases: [(_, _, Refusal, Refusal); 6] = [
         (right, &by_address, None, None),
         (ours.leaf(&["localhost"]), &by_name, None, None),
         (ours.leaf(&["10.9.9.9"]), &by_address, Some(NAME), None),
