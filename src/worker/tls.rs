@@ -392,7 +392,7 @@ fn take_in<R: Records>(
             }
             Err(e) => {
                 used += discard;
-                alert(records, answers);
+                alert(records, &mut incoming[used..], answers);
                 return (used, Err(failed(e)));
             }
         };
@@ -403,17 +403,13 @@ fn take_in<R: Records>(
     }
 }
 
-/// After a failure: takes the alert that tells the peer of it, if there is one.
-fn alert<R: Records>(records: &mut R, answers: &mut Vec<u8>) {
-    while let UnbufferedStatus { state: Ok(state), .. } = records.process(&mut []) {
-        match state {
-            ConnectionState::EncodeTlsData(data) => {
-                let mut end = answers.len();
-                encode(data, answers, &mut end);
-            }
-            ConnectionState::TransmitTlsData(data) => data.done(),
-            _ => return,
-        }
+/// After a failure: takes the alert that tells the peer of it, if there is one. What is left must be
+/// shown again, as rustls remembers where in it the messages lie that it has not looked at yet; and
+/// only once, as it would look at the bad one again.
+fn alert<R: Records>(records: &mut R, left: &mut [u8], answers: &mut Vec<u8>) {
+    if let Ok(ConnectionState::EncodeTlsData(data)) = records.process(left).state {
+        let mut end = answers.len();
+        encode(data, answers, &mut end);
     }
 }
 

@@ -170,3 +170,20 @@ fn a_forged_record_ends_the_connection_and_the_peer_is_told() {
     far.sent(unsent);
     assert!(far.send(&[IoSlice::new(b"x")], &mut scratch, |b| Ok(b.len())).is_err());
 }
+
+/// A certificate is refused in the middle of a flight; the messages behind it are not looked at.
+#[tokio::test]
+async fn a_server_that_is_not_trusted_is_told_so() {
+    for version in [&TLS12, &TLS13] {
+        let ((client, _), (_, server)) = (configs(version), configs(version));
+        // The alert must fit though the server still writes, as it does in a socket's buffer.
+        let (mut near, mut far) = tokio::io::duplex(1 << 16);
+        let name = ServerName::try_from("node.test").unwrap();
+        let client = async move { handshake::connect(&mut near, client, name).await };
+        let server = async move { handshake::accept(&mut far, server).await };
+        let (near, far) = tokio::join!(client, server);
+        let (near, far) = (near.unwrap_err().to_string(), far.unwrap_err().to_string());
+        assert!(near.contains("invalid peer certificate"), "{near}");
+        assert!(far.contains("received fatal alert"), "{far}");
+    }
+}
