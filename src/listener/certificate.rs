@@ -70,7 +70,6 @@ pub async fn follow(certificate: PathBuf, key: PathBuf) -> Result<LocalTls, Erro
                             "--tls-cert and --tls-key cannot be used: {cause}; the certificate read before stays in use"
                         );
                     }
-                    files.note().await;
                 }
             }
         }

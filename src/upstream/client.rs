@@ -98,7 +98,7 @@ pub enum ClientError {
     },
     /// The connection ended.
     #[error(
-        "{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS (--tls)"
+        "{addr} closed the connection ({cause}); the node restarts, is replaced, or wants TLS (give --server-ca-file)"
     )]
     Closed {
         /// The node.

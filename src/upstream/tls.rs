@@ -294,3 +294,6 @@ fn name_of(addr: &NodeAddr) -> Result<ServerName<'static>, ConnectError> {
     ServerName::try_from(host.to_owned())
         .map_err(|_| ConnectError::Tls(TlsError { addr: addr.clone(), cause: Refused::NoName }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,13 +63,15 @@ impl Files {
         Self { paths, seen: Vec::new() }
     }
 
-    /// Reads them all, once they stand still.
+    /// Reads them all, once they stand still. Good or bad, they are left alone then until they change:
+    /// what is remembered is how they were *before* the reading, so that no change is missed.
     ///
     /// # Errors
     /// The path and what the operating system reports.
     pub async fn read(&mut self) -> io::Result<Vec<Zeroizing<Vec<u8>>>> {
         for _ in 0..MAX_READS {
             let before = self.stamps().await;
+            self.seen.clone_from(&before);
             let mut contents = Vec::new();
             for path in &self.paths {
                 contents.push(read(path).await?);
@@ -78,7 +80,6 @@ impl Files {
                 tokio::time::sleep(SETTLE).await;
             }
             if self.stamps().await == before {
-                self.seen = before;
                 return Ok(contents);
             }
         }
@@ -94,11 +95,6 @@ impl Files {
                 return;
             }
         }
-    }
-
-    /// Leaves them alone until they change once more, though they could not be used.
-    pub async fn note(&mut self) {
-        self.seen = self.stamps().await;
     }
 
     async fn stamps(&self) -> Vec<Option<Stamp>> {
@@ -165,9 +161,6 @@ pub async fn follow_authorities(path: PathBuf, trust: Trust) -> Result<(), Error
                 Err(_) => {}
             }
             failing = failed;
-            if failing {
-                files.note().await;
-            }
         }
     });
     Ok(())
