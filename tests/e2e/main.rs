@@ -45,6 +45,7 @@ mod scan;
 mod scripted;
 mod standalone;
 mod stopping;
+mod tls;
 mod tracking;
 mod transactions;
 mod unblock;

@@ -57,6 +57,7 @@ impl Bed {
             node_password: server.password().to_owned(),
             username: "default".into(),
             tokens: metadata.tokens(),
+            tls: None,
         });
         front.faults().set_refused(!open);
         let options = ProxyOptions::new(front.addr().to_string())

@@ -20,6 +20,7 @@ use super::ports::free_port;
 use super::process::require;
 use super::resp::Value;
 use super::slots::SLOTS;
+use super::tls::Identity;
 use super::wait::{holds, wait_for};
 
 /// How the cluster looks at the start.
@@ -36,6 +37,8 @@ pub struct ClusterOptions {
     pub fronts: bool,
     /// User name the fronts accept.
     pub username: String,
+    /// What the fronts show, if they are to speak TLS.
+    pub tls: Option<Identity>,
     /// `cluster-node-timeout`.
     pub node_timeout: Duration,
     /// More arguments for every redis-server, e.g. `--maxmemory 10mb`.
@@ -50,6 +53,7 @@ impl Default for ClusterOptions {
             password: None,
             fronts: true,
             username: "default".to_owned(),
+            tls: None,
             node_timeout: Duration::from_millis(1500),
             server_args: Vec::new(),
         }
@@ -174,6 +178,7 @@ impl Cluster {
                     node_password: password.clone(),
                     username: options.username.clone(),
                     tokens: tokens.clone(),
+                    tls: options.tls.clone(),
                 })
             });
             members.push(Member { id: plan.id, node, front });

@@ -21,6 +21,7 @@ use super::front_events::{Event, Events};
 use super::front_session::Session;
 use super::metadata::Tokens;
 use super::ports::free_port;
+use super::tls::{FrontTls, Identity};
 
 /// What a front needs to know.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct FrontOptions {
     pub username: String,
     /// Which tokens are live.
     pub tokens: Arc<Tokens>,
+    /// What it shows to clients that must speak TLS then; plaintext is for links between nodes.
+    pub tls: Option<Identity>,
 }
 
 /// The commands one connection sent, `NAME first-argument` each; credentials are left out.
@@ -45,6 +48,7 @@ pub(super) struct Shared {
     pub counters: Counters,
     pub events: Events,
     pub early: Mutex<BTreeSet<String>>,
+    pub tls: Option<FrontTls>,
     logs: Mutex<Vec<CommandLog>>,
 }
 
@@ -83,6 +87,7 @@ impl BoundFront {
     /// Starts serving.
     pub fn start(self, options: FrontOptions) -> IamFront {
         let shared = Arc::new(Shared {
+            tls: options.tls.as_ref().map(FrontTls::new),
             options,
             faults: Faults::new(),
             counters: Counters::default(),
@@ -99,6 +104,11 @@ impl IamFront {
     /// Where clients connect.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Its TLS side; panics when it has none.
+    pub fn tls(&self) -> &FrontTls {
+        self.shared.tls.as_ref().expect("the front was started with TLS")
     }
 
     /// Its fault switches.
@@ -188,7 +198,21 @@ async fn connection(client: TcpStream, shared: &Shared) {
     bump(&shared.counters.connections);
     let mut session = Session::new(shared, Open(&shared.counters), watched);
     lock(&shared.logs).push(session.log());
-    session.serve(client).await;
+    let Some(tls) = &shared.tls else {
+        let (rd, wr) = client.into_split();
+        return session.serve(rd, wr).await;
+    };
+    session.unstalled().await;
+    if FrontTls::is_asked_by(&client).await {
+        if let Some(stream) = tls.accept(client).await {
+            let (rd, wr) = tokio::io::split(stream);
+            session.serve(rd, wr).await;
+        }
+    } else {
+        session.only_links();
+        let (rd, wr) = client.into_split();
+        session.serve(rd, wr).await;
+    }
 }
 
 /// Counts a connection as open, also when its task is cancelled.

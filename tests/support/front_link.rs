@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -32,12 +32,21 @@ pub(super) async fn login(options: &FrontOptions) -> std::io::Result<TcpStream> 
     }
 }
 
+/// Writes all of it, and what TLS makes of it.
+pub(super) async fn send(
+    client: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    client.write_all(bytes).await?;
+    client.flush().await
+}
+
 /// Carries replies back, puts the front's own replies where they belong, and applies reply faults.
 /// True when it ended because the peer is gone.
 pub(super) async fn reply_side(
     shared: &Shared,
     mut node: OwnedReadHalf,
-    mut client: OwnedWriteHalf,
+    mut client: impl AsyncWrite + Unpin,
     mut incoming: mpsc::UnboundedReceiver<Expected>,
     mut stalled: watch::Receiver<bool>,
     mut authenticated_at: watch::Receiver<Option<Instant>>,
@@ -70,7 +79,7 @@ pub(super) async fn reply_side(
                 tokio::time::sleep(delay).await;
             }
             let _ = stalled.wait_for(|stalled| !stalled).await;
-            if client.write_all(&out).await.is_err() {
+            if send(&mut client, &out).await.is_err() {
                 return true;
             }
             out.clear();
@@ -108,7 +117,12 @@ async fn expiry(shared: &Shared, authenticated_at: &mut watch::Receiver<Option<I
 }
 
 /// Joins a link between nodes.
-pub(super) async fn splice(mut client: TcpStream, node: SocketAddr, first: &[u8], rest: &[u8]) {
+pub(super) async fn splice(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    node: SocketAddr,
+    first: &[u8],
+    rest: &[u8],
+) {
     let Ok(mut node) = TcpStream::connect(node).await else {
         return;
     };

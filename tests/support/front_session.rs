@@ -6,8 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -16,7 +15,7 @@ use super::faults::{
 };
 use super::front::{CommandLog, Open, Shared, lock};
 use super::front_events::Watched;
-use super::front_link::{login, reply_side, splice};
+use super::front_link::{login, reply_side, send, splice};
 use super::replies::{Expected, reply_of};
 use super::resp::{self, Request};
 
@@ -35,6 +34,8 @@ pub(super) struct Session<'a> {
     open: Option<Open<'a>>,
     watched: Watched,
     unauthenticated: u64,
+    /// Whoever does not log in as a node is hung up on.
+    only_links: bool,
 }
 
 /// What becomes of an AUTH.
@@ -86,6 +87,7 @@ impl<'a> Session<'a> {
             open: Some(open),
             watched,
             unauthenticated: 0,
+            only_links: false,
         }
     }
 
@@ -94,8 +96,17 @@ impl<'a> Session<'a> {
         self.log.clone()
     }
 
+    /// It spoke plaintext where TLS is due: only nodes may.
+    pub(super) fn only_links(&mut self) {
+        self.only_links = true;
+    }
+
     /// Serves it to its end.
-    pub(super) async fn serve(&mut self, mut client: TcpStream) {
+    pub(super) async fn serve(
+        &mut self,
+        mut client_rd: impl AsyncRead + Unpin,
+        mut client_wr: impl AsyncWrite + Unpin,
+    ) {
         let mut buf = BytesMut::with_capacity(16 * 1024);
         // Before authentication: no node behind.
         let first = loop {
@@ -109,13 +120,13 @@ impl<'a> Session<'a> {
                 }
                 Ok(None) => {
                     self.unstalled().await;
-                    match client.read_buf(&mut buf).await {
+                    match client_rd.read_buf(&mut buf).await {
                         Ok(n) if n > 0 => continue,
                         _ => return self.watched.peer_closed(),
                     }
                 }
                 Err(e) => {
-                    let _ = client
+                    let _ = client_wr
                         .write_all(format!("-ERR Protocol error: {}\r\n", e.0).as_bytes())
                         .await;
                     return;
@@ -131,20 +142,20 @@ impl<'a> Session<'a> {
                     counters.dials.fetch_sub(1, Ordering::Relaxed);
                     // A replica says PING before its AUTH.
                     counters.unauthenticated.fetch_sub(self.unauthenticated, Ordering::Relaxed);
+                    let client = tokio::io::join(client_rd, client_wr);
                     return splice(client, self.shared.options.node, &request.1, &buf).await;
                 }
                 Step::Forward(bytes, expected) => break (bytes, expected),
                 Step::Close => return,
-                Step::Stall => return self.swallow(buf, &mut client).await,
+                Step::Stall => return self.swallow(buf, &mut client_rd).await,
             };
-            if client.write_all(&reply).await.is_err() || close {
+            if send(&mut client_wr, &reply).await.is_err() || close {
                 return;
             }
         };
         let Ok(node) = login(&self.shared.options).await else {
             return;
         };
-        let (client_rd, client_wr) = client.into_split();
         let (node_rd, node_wr) = node.into_split();
         let (order_tx, order_rx) = mpsc::unbounded_channel();
         let replies = reply_side(
@@ -170,6 +181,8 @@ impl<'a> Session<'a> {
         let name = request.name();
         match name.as_str() {
             "AUTH" if self.is_internal(request) => Step::Internal,
+            "PING" if self.only_links => Step::Reply(error(NOAUTH)),
+            _ if self.only_links => Step::Close,
             "AUTH" => match self.judge(request, 0) {
                 Verdict::Accepted => {
                     Step::Forward(Vec::new(), Expected::Inject(b"+OK\r\n".to_vec()))
@@ -259,7 +272,7 @@ impl<'a> Session<'a> {
         &mut self,
         first: (Vec<u8>, Expected),
         mut buf: BytesMut,
-        mut client: tokio::net::tcp::OwnedReadHalf,
+        mut client: impl AsyncRead + Unpin,
         mut node: tokio::net::tcp::OwnedWriteHalf,
         order: mpsc::UnboundedSender<Expected>,
     ) {
@@ -401,10 +414,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn unstalled(&mut self) {
+    /// Waits while the front is told to stall.
+    pub(super) async fn unstalled(&mut self) {
         let _ = self.stalled.wait_for(|stalled| !stalled).await;
     }
 }
+
 fn error(text: &str) -> Vec<u8> {
     format!("-{text}\r\n").into_bytes()
 }

@@ -32,5 +32,6 @@ pub mod slots;
 pub mod standalone;
 pub mod streams;
 pub mod templates;
+pub mod tls;
 pub mod traffic;
 pub mod wait;
