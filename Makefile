@@ -6,6 +6,7 @@
 #                       VARIANT=close: one way it may go, all the time; LIFECYCLE_SEED=n: once more
 #   make bench          speed, CPU and memory beside HAProxy and Envoy, minutes;  make bench QUICK=1  under one;
 #                       SVG=PATH  the chart there as well;  PROXY=PATH  that program, not a new build
+#   make bench-tls      what TLS to the cluster costs in CPU;  make bench-memory  what stays resident
 #   make lint           formatting, clippy and rustdoc, warnings denied
 #   make instructions   what a command costs in instructions, against bench/instructions.json
 #   make validate       what deploy/ and the Dockerfile hold: schemas, helm, promtool, the proxy itself
@@ -32,7 +33,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lifecycle bench lint instructions validate deb deny servers clients
+.PHONY: help demo test lifecycle bench bench-tls bench-memory lint instructions validate deb deny servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +83,11 @@ bench: servers
 	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
 	$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
 	@exec python3 bench/run.py $(if $(QUICK),--quick) $(if $(SVG),--svg $(SVG)) $(if $(PROXY),--proxy $(PROXY))
+
+bench-tls bench-memory: bench-%: servers
+	$(call need,command -v openssl && command -v redis-benchmark,openssl redis-tools)
+	$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
+	@exec python3 bench/$*.py $(if $(PROXY),--proxy $(PROXY))
 
 lint:
 	cargo fmt --check

@@ -3,7 +3,7 @@
 //! Times are of this machine and this moment; what CI holds is the number of instructions
 //! (`bench/instructions.py`). These tell which core to look at.
 #![allow(missing_docs, reason = "criterion's macros")]
-#![allow(clippy::expect_used, reason = "a program for people")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a program for people")]
 
 use std::hint::black_box;
 
