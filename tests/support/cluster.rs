@@ -398,6 +398,10 @@ impl Cluster {
             front.faults().set_refused(false);
         }
         wait_for("the restarted node", Duration::from_secs(15), async || {
+            // Somebody else may have had its port for a moment.
+            if member.node.has_exited() {
+                member.node.restart();
+            }
             member.node.try_run(&["PING"]).await.is_ok()
         })
         .await;
