@@ -45,11 +45,13 @@ def cluster(processes: Processes) -> tuple[int, int]:
         files = [word for kind, name in (("cert", "leaf.pem"), ("key", "leaf.key"), ("ca-cert", "ca.pem"))
                  for word in (f"--tls-{kind}-file", str(processes.folder / name))]
         argv = ["redis-server", "--port", str(plain), "--tls-port", str(tls), "--bind", HOST, "--dir", str(folder),
-                "--save", "", "--cluster-enabled", "yes", "--tls-auth-clients", "no", *files]
+                "--save", "", "--cluster-enabled", "yes", "--tls-cluster", "yes", "--tls-auth-clients", "no", *files]
         processes.start(f"node-{n}", argv, lambda plain=plain: answers(plain, "PING"))
         ports.append((plain, tls))
-    nodes = [f"{HOST}:{plain}" for plain, _ in ports]
-    run_bounded(["redis-cli", "--cluster", "create", *nodes, "--cluster-yes"])
+    # A node tells its TLS port only if the bus speaks TLS too, and is then met by it.
+    nodes = [f"{HOST}:{tls}" for _, tls in ports]
+    authority = str(processes.folder / "ca.pem")
+    run_bounded(["redis-cli", "--tls", "--cacert", authority, "--cluster", "create", *nodes, "--cluster-yes"])
 
     wait_until("the cluster is whole", lambda: all(is_ok(plain) for plain, _ in ports))
     return ports[0]
