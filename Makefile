@@ -84,10 +84,18 @@ bench: servers
 	$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
 	@exec python3 bench/run.py $(if $(QUICK),--quick) $(if $(SVG),--svg $(SVG)) $(if $(PROXY),--proxy $(PROXY))
 
-bench-tls bench-memory: bench-%: servers
+# $(call measure,SCRIPT): with a release build, or with PROXY.
+define measure
+$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
+@exec python3 $(1) $(if $(PROXY),--proxy $(PROXY))
+endef
+
+bench-tls: servers
 	$(call need,command -v openssl && command -v redis-benchmark,openssl redis-tools)
-	$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
-	@exec python3 bench/$*.py $(if $(PROXY),--proxy $(PROXY))
+	$(call measure,bench/tls.py)
+
+bench-memory: servers
+	$(call measure,bench/memory.py)
 
 lint:
 	cargo fmt --check

@@ -247,3 +247,39 @@ async fn the_wrong_authority_is_named_with_what_to_do() {
     let calls = api.calls().iter().filter(|path| **path == ca).count();
     assert!(calls <= 6, "{:?}", api.calls());
 }
+
+/// The life of a sidecar: up before its credentials, serving, drained in the midst of work.
+#[tokio::test]
+async fn a_sidecar_lives_from_before_its_credentials_to_a_drained_end() {
+    let world = World::start().await;
+    world.publish();
+    world.metadata.set_up(false);
+    let mut proxy = Proxy::spawn(world.options(CLUSTER)).await;
+    let mut early = proxy.client(Proto::Resp2).await;
+    assert!(early.cmd(&["GET", "k"]).await.is_error("CLUSTERDOWN"));
+    assert_eq!(proxy.get("/startup").await.status, 503);
+    world.metadata.set_up(true);
+    proxy.wait_ready().await;
+    assert_eq!(proxy.get("/startup").await.status, 200);
+    assert_eq!(early.cmd(&["SET", "{t}n", "1"]).await, Value::ok());
+
+    let mut waiting = proxy.client(Proto::Resp3).await;
+    waiting.send(&["BLPOP", "{t}queue", "0"]).await;
+    wait_for("BLPOP to reach its node", LONG, async || {
+        world.cluster.fronts().map(|front| front.seen("BLPOP")).sum::<usize>() > 0
+    })
+    .await;
+    assert_eq!(early.cmd(&["MULTI"]).await, Value::ok());
+    assert_eq!(early.cmd(&["INCR", "{t}n"]).await, Value::Simple("QUEUED".into()));
+    proxy.signal("TERM");
+    waiting.expect_close().await;
+    assert_eq!(proxy.get("/readiness").await.status, 503);
+    assert_eq!(early.cmd(&["EXEC"]).await, Value::Array(vec![Value::Int(2)]));
+    early.expect_close().await;
+    let status = proxy.wait(LONG).await.expect("it ends in 30 s");
+    assert_eq!(status.code(), Some(143));
+    // Nobody took an element for a client that is gone.
+    let owner = world.cluster.owner_of(crate::support::slots::slot_of(b"t")).await;
+    let node = &world.cluster.member(owner).node;
+    assert_eq!(node.run(&["RPUSH", "{t}queue", "job"]).await, Value::Int(1));
+}

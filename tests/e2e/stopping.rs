@@ -171,3 +171,34 @@ async fn the_backend_check_makes_probes_ask_the_nodes() {
     proxy.wait_ready().await;
     assert_eq!(proxy.get("/startup").await.status, 200);
 }
+
+#[tokio::test]
+async fn systemd_is_told_when_the_proxy_listens_lives_and_stops() {
+    let metadata = FakeMetadata::start(Duration::from_secs(3600)).await;
+    let cluster = Cluster::start(ClusterOptions::default(), metadata.tokens()).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let options = ProxyOptions::new(cluster.seed())
+        .metadata(metadata.host())
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "300000");
+    let mut proxy = Proxy::start(options).await;
+    let next = async || {
+        let mut message = [0; 256];
+        let read = tokio::time::timeout(LONG, socket.recv(&mut message)).await;
+        let length = read.expect("a message in 30 s").unwrap();
+        String::from_utf8_lossy(&message[..length]).trim().to_owned()
+    };
+    assert_eq!(next().await, "READY=1");
+    for _ in 0..3 {
+        assert_eq!(next().await, "WATCHDOG=1");
+    }
+    proxy.signal("TERM");
+    let mut last = next().await;
+    while last == "WATCHDOG=1" {
+        last = next().await;
+    }
+    assert_eq!(last, "STOPPING=1");
+    assert_eq!(code(proxy.wait(LONG).await), Some(143));
+}

@@ -12,6 +12,7 @@ use crate::support::google::{ApiFault, FakeApi, redis_cluster};
 use crate::support::metadata::{FakeMetadata, MetadataFault};
 use crate::support::ports::free_port;
 use crate::support::proxy::command;
+use crate::support::tls::Authority;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LONG: Duration = Duration::from_secs(30);
@@ -158,4 +159,28 @@ async fn check_names_each_kind_of_trouble_and_skips_what_depends_on_it() {
     let long_ago = b"*2\r\n$10\r\n1000000000\r\n$1\r\n0\r\n";
     front.faults().answer("TIME", long_ago, 1);
     broken(&[&seed], known, "clock", "run NTP").await;
+}
+
+#[tokio::test]
+async fn check_tells_whom_it_does_not_trust() {
+    let [right, wrong] = ["right", "wrong"].map(Authority::new);
+    let metadata = FakeMetadata::start(HOUR).await;
+    let options =
+        ClusterOptions { tls: Some(right.leaf(&["127.0.0.1"])), ..ClusterOptions::default() };
+    let cluster = Cluster::start(options, metadata.tokens()).await;
+    let folder = TempDir::new().unwrap();
+    let file = |authority: &Authority| {
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, &authority.pem).unwrap();
+        format!("--server-ca-file={}", path.display())
+    };
+    let known = Some(&metadata);
+    let (output, text) = run(known, &["check", &file(&right), &cluster.seed()]).await;
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(line(&text, "TLS").starts_with("ok"), "{text}");
+    let (output, text) = run(known, &["check", &file(&wrong), &cluster.seed()]).await;
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(line(&text, "dial").starts_with("ok"), "{text}");
+    assert!(line(&text, "TLS").starts_with("FAIL"), "{text}");
+    assert!(line(&text, "AUTH").starts_with("skip"), "{text}");
 }
