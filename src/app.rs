@@ -83,10 +83,7 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     };
     let http = http::start(&shown, &servers_end).await?;
     http::start_admin(config.lifecycle.quitquitquit, stop.quit.clone(), &servers_end).await?;
-    let gate = Arc::new(Gate {
-        max_connections: config.lifecycle.max_connections,
-        workers: instances.iter().map(|i| i.workers.clone()).collect(),
-    });
+    let gate = Arc::new(Gate::new(config.lifecycle.max_connections));
     let mut accepting = JoinSet::new();
     for instance in &mut instances {
         instance.accept(&mut accepting, &gate, local_tls.as_ref());

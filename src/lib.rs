@@ -39,6 +39,7 @@ pub mod listener;
 pub mod net;
 pub mod resp;
 pub mod session;
+pub mod stamp;
 pub mod subcommand;
 pub mod telemetry;
 pub mod upstream;

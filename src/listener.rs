@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
@@ -21,7 +21,7 @@ use crate::net;
 use crate::session::core::Profile;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::worker::socket::Stream;
-use crate::worker::{Accepted, Worker};
+use crate::worker::{Accepted, Place, Worker};
 
 /// Clients the kernel may hold for us before we accept them.
 const BACKLOG: u32 = 4096;
@@ -77,19 +77,21 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile
     Ok((listener, file))
 }
 
-/// Counts clients at the door: all instances of the process together have one limit.
+/// The door: all instances of the process together have one limit. Handshakes under way count too.
 #[derive(Debug)]
 pub struct Gate {
-    /// Most clients at once; 0: no limit.
-    pub max_connections: usize,
-    /// Whose clients count.
-    pub workers: Vec<Arc<Vec<Worker>>>,
+    most: usize,
+    taken: Arc<AtomicUsize>,
 }
 
 impl Gate {
-    fn is_full(&self) -> bool {
-        let clients = || self.workers.iter().flat_map(|all| all.iter()).map(Worker::sessions).sum();
-        self.max_connections > 0 && self.max_connections <= clients()
+    /// Lets so many clients in at once; 0: any number.
+    pub fn new(most: usize) -> Self {
+        Self { most, taken: Arc::default() }
+    }
+
+    fn enter(&self) -> Option<Place> {
+        Place::take(&self.taken, self.most)
     }
 }
 
@@ -168,14 +170,14 @@ impl Reception {
         mut profile: Profile,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) {
-        if self.gate.is_full() {
+        let Some(place) = self.gate.enter() else {
             self.metrics.client_connections_rejected.inc();
             tracing::debug!("a client was refused: --max-connections is reached");
             return turn_away(stream);
-        }
+        };
         profile.id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if let Some(worker) = self.workers.iter().min_by_key(|w| w.sessions())
-            && !worker.serve(Accepted { stream, profile, tls })
+            && !worker.serve(Accepted { place, stream, profile, tls })
         {
             tracing::debug!("a client came while the proxy stops");
         }

@@ -31,6 +31,7 @@ use crate::upstream::tls::{Plan, Trust};
 use super::hub::{Counters, Dial, Hub, Letter, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
 use super::tls::{Scratch, handshake};
+use super::{Accepted, Place};
 
 /// Size of a worker's read buffer: the most one read takes (bytes).
 const READ_BUFFER: usize = 64 * 1024;
@@ -190,17 +191,13 @@ impl Io {
     ///
     /// # Errors
     /// What the operating system reports.
-    pub fn serve_client(
-        self: &Rc<Self>,
-        stream: Stream,
-        mut profile: Profile,
-        tls: Option<Arc<rustls::ServerConfig>>,
-    ) -> io::Result<()> {
+    pub fn serve_client(self: &Rc<Self>, client: Accepted) -> io::Result<()> {
+        let Accepted { place, stream, mut profile, tls } = client;
         profile.fd = stream.fd();
         let (stream, config) = match (stream, tls) {
             (Stream::Tcp(stream), Some(config)) => (stream, config),
             (stream, _) => {
-                self.serve_conn(Conn::new(stream)?, profile);
+                self.serve_conn(Conn::new(stream)?, profile, place);
                 return Ok(());
             }
         };
@@ -212,7 +209,7 @@ impl Io {
             match tokio::time::timeout(CLIENT_HANDSHAKE, shake).await {
                 Ok(Ok(engine)) => {
                     let conn = Conn::encrypted(stream, engine, io.scratch.clone());
-                    io.serve_conn(conn, profile);
+                    io.serve_conn(conn, profile, place);
                 }
                 Ok(Err(cause)) => {
                     tracing::debug!(client = %profile.peer, %cause, "no TLS handshake with a client; does it speak TLS?");
@@ -225,12 +222,13 @@ impl Io {
         Ok(())
     }
 
-    fn serve_conn(self: &Rc<Self>, conn: Conn, profile: Profile) {
+    fn serve_conn(self: &Rc<Self>, conn: Conn, profile: Profile, place: Place) {
         let conn = Rc::new(conn);
         let key = self.with_hub(|hub| hub.client_open(profile));
         self.clients.borrow_mut().insert(key, conn.clone());
         let io = self.clone();
         tokio::task::spawn_local(async move {
+            let _place = place;
             let mut eof = false;
             std::future::poll_fn(|cx| io.poll_client(key, &conn, &mut eof, cx)).await;
             io.clients.borrow_mut().remove(key);

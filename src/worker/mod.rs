@@ -26,9 +26,30 @@ use hub::{Hub, Letter, NodeStatus, Settings};
 use io::{Control, Io};
 use socket::Stream;
 
+/// A client's place among all that may be served at once; given back when it is dropped.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// Takes one of `taken`. `None`: they are `most` already (0: no limit).
+    pub fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let before = taken.fetch_add(1, Ordering::Relaxed);
+        let place = Self(taken.clone());
+        (most == 0 || before < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A client on its way to a worker.
 #[derive(Debug)]
 pub struct Accepted {
+    /// Its place among all.
+    pub place: Place,
     /// Its socket.
     pub stream: Stream,
     /// Who it is.
@@ -225,7 +246,7 @@ fn take(io: &Rc<Io>, message: Message) {
             let _ = answer.send(io.peek(Hub::node_statuses));
         }
         Message::Serve(client) => {
-            if let Err(error) = io.serve_client(client.stream, client.profile, client.tls) {
+            if let Err(error) = io.serve_client(client) {
                 tracing::warn!(%error, "a client could not be served");
             }
         }

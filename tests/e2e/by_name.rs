@@ -62,7 +62,8 @@ async fn unready_because(proxy: &Proxy, says: &str) {
 async fn the_name_alone_is_enough() {
     let world = World::start().await;
     world.publish();
-    let proxy = Proxy::start(world.options(CLUSTER)).await;
+    let options = world.options(CLUSTER).args(["--quota-project=billed"]);
+    let proxy = Proxy::start(options).await;
     for proto in [Proto::Resp2, Proto::Resp3] {
         let mut client = proxy.client(proto).await;
         for slot in [1, 8000, 16000] {
@@ -71,6 +72,7 @@ async fn the_name_alone_is_enough() {
         }
     }
     assert_eq!(world.api.calls(), [CLUSTER], "one call, and none for the CA of a plain cluster");
+    assert_eq!(world.api.quota_projects(), ["billed"]);
     let label = format!("instance_name=\"{CLUSTER}\"");
     let commands = proxy.metric("memorystore_proxy_commands_total", &[&label]).await;
     assert!(commands.is_some_and(|n| n >= 12.0), "{commands:?}");

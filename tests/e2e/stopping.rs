@@ -125,6 +125,26 @@ async fn one_client_too_many_is_told_so_and_counted() {
 }
 
 #[tokio::test]
+async fn a_burst_of_silent_clients_is_held_to_the_limit() {
+    let bed = bed(&["--max-connections=2"]).await;
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        clients.push(Client::connect(bed.proxy.addr()).await);
+    }
+    let rejected = "memorystore_proxy_client_connections_rejected_total";
+    wait_for("all but two to be refused", LONG, async || {
+        bed.proxy.metric(rejected, &[]).await == Some(10.0)
+    })
+    .await;
+    drop(clients);
+    wait_for("their places to be free", LONG, async || {
+        let mut next = Client::connect(bed.proxy.addr()).await;
+        next.try_cmd(&["PING"]).await.is_ok_and(|reply| reply == Value::Simple("PONG".into()))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_connection_test_passes_before_clients_come_or_ends_the_process() {
     let bed = bed(&["--run-connection-test"]).await;
     assert!(bed.proxy.logs().contains("connection test passed"), "{}", bed.proxy.logs());

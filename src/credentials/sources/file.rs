@@ -5,9 +5,8 @@
 //! Replacing the file by rename is the surest way to rotate it, writing in place works too.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
@@ -15,44 +14,18 @@ use zeroize::Zeroizing;
 
 use super::{BoxFuture, Minted, Source, SourceError, SourceKind, access_token};
 use crate::credentials::Secret;
+use crate::stamp::Stamp;
 
 /// How often the file's dates are looked at.
 const POLL: Duration = Duration::from_secs(1);
 /// How often it is read though nothing seems to have changed: dates can be coarse.
 const REREAD: Duration = Duration::from_secs(30);
-/// A file changed less than this ago may still be being written.
-const FRESH: Duration = Duration::from_secs(1);
 /// Such a file is taken when it stood still for this long.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Longest secret taken; more is the wrong file.
 const MAX_BYTES: u64 = 64 * 1024;
 /// Readings of a file that keeps changing, before giving up until the next attempt.
 const MAX_READS: usize = 20;
-
-/// What tells one content from another without reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    size: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(meta: &std::fs::Metadata) -> Self {
-        Self { modified: meta.modified().ok(), size: meta.len(), inode: meta.ino() }
-    }
-
-    /// Of the file, or `None` when it cannot be looked at.
-    async fn at(path: &Path) -> Option<Self> {
-        tokio::fs::metadata(path).await.ok().map(|m| Self::of(&m))
-    }
-
-    fn is_fresh(&self) -> bool {
-        // A date in the future is no proof of age.
-        let age = self.modified.and_then(|at| at.elapsed().ok());
-        age.is_none_or(|age| age < FRESH)
-    }
-}
 
 /// `--token-file` or `--upstream-password-file`.
 #[derive(Debug)]

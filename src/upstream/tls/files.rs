@@ -6,10 +6,9 @@
 //! nothing (keep the last good ones).
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Notify;
@@ -17,37 +16,16 @@ use zeroize::Zeroizing;
 
 use super::Trust;
 use crate::error::Error;
+use crate::stamp::Stamp;
 
 /// How often the files' dates are looked at.
 const POLL: Duration = Duration::from_secs(1);
-/// A file changed less than this ago may still be being written.
-const FRESH: Duration = Duration::from_secs(1);
 /// Such a file is taken when it stood still for this long.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Readings of files that keep changing, before giving up until the next look.
 const MAX_READS: usize = 20;
 /// Longest file taken; more is the wrong file.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
-
-/// What tells one content from another without reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    size: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    async fn at(path: &Path) -> Option<Self> {
-        let meta = tokio::fs::metadata(path).await.ok()?;
-        Some(Self { modified: meta.modified().ok(), size: meta.len(), inode: meta.ino() })
-    }
-
-    fn is_fresh(&self) -> bool {
-        // A date in the future is no proof of age.
-        self.modified.and_then(|at| at.elapsed().ok()).is_none_or(|age| age < FRESH)
-    }
-}
 
 /// Some files that belong together. Their content may be a key, so it is wiped.
 #[derive(Debug)]

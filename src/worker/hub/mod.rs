@@ -148,7 +148,7 @@ pub struct Work {
     pub wants_credential: bool,
     /// Letters to other workers, by their numbers.
     pub letters: Vec<(usize, Letter)>,
-    /// The nodes that are left alone for a while, when these are others than before.
+    /// The nodes that are left alone for a while, when there are or were some.
     pub resting: Option<Vec<NodeAddr>>,
 }
 
@@ -395,18 +395,6 @@ impl Hub {
     /// That clock.
     pub fn now_us(&self) -> u64 {
         self.now_us
-    }
-
-    /// Which nodes are left alone for a while; asked when a node fails and when alarms ring.
-    fn count_backoffs(&mut self) {
-        let now = self.now;
-        let resting = || self.nodes.iter().filter(|n| !n.may_dial(now));
-        let count = resting().count() as u64;
-        // Nearly always none, before and now.
-        if count > 0 || self.counters.nodes_in_backoff > 0 {
-            self.work.resting = Some(resting().map(|n| n.addr.clone()).collect());
-        }
-        self.counters.nodes_in_backoff = count;
     }
 
     /// The clock.

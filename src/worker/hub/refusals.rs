@@ -57,6 +57,18 @@ impl Hub {
         matches!(self.credential, CredentialState::Failed { .. })
     }
 
+    /// Which nodes are left alone for a while; asked when a node fails and when alarms ring.
+    pub(super) fn count_backoffs(&mut self) {
+        let now = self.now;
+        let resting = || self.nodes.iter().filter(|n| !n.may_dial(now));
+        let count = resting().count() as u64;
+        // Nearly always none, before and now.
+        if count > 0 || self.counters.nodes_in_backoff > 0 {
+            self.work.resting = Some(resting().map(|n| n.addr.clone()).collect());
+        }
+        self.counters.nodes_in_backoff = count;
+    }
+
     /// The node of this connection answers and accepts the credential.
     pub(super) fn node_is_well(&mut self, key: Key) {
         let Some(at) = self.pipes.get(key).map(|p| p.node) else {
