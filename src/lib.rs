@@ -22,6 +22,7 @@
 //! [`resp`] are stateless. Pure modules deny `clippy::disallowed_methods`, which bans clocks, tasks
 //! and sockets.
 
+pub mod access;
 pub mod activity;
 pub mod admin;
 pub mod app;
