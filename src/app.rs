@@ -5,6 +5,7 @@
 //! before anything is minted or dialled, so that a client that starts first is not refused, and the
 //! exit is decided by the first cause alone.
 
+mod access;
 mod http;
 mod instance;
 mod line;
@@ -61,11 +62,14 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let (workers_end, servers_end) = (CancellationToken::new(), CancellationToken::new());
     let for_whom = for_whom(&config, &credentials, &env);
     let local_tls = tls::local(&config).await?;
+    let rules = access::follow(&config).await?;
     let mut instances = Vec::new();
     for (instance, sockets) in bound {
         let upstream = Upstream::of(&config, instance, &for_whom).await?;
         let end = &workers_end;
-        instances.push(Running::start(&config, instance, sockets, upstream, &credentials, end)?);
+        let started =
+            Running::start(&config, instance, sockets, upstream, &credentials, &rules, end)?;
+        instances.push(started);
     }
     if config.lifecycle.run_connection_test {
         instances = tested(instances, &config, &credentials).await?;
@@ -86,7 +90,8 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let gate = Arc::new(Gate::new(config.lifecycle.max_connections));
     let mut accepting = JoinSet::new();
     for instance in &mut instances {
-        instance.accept(&mut accepting, &gate, local_tls.as_ref());
+        let uids = config.access.unix_uids.as_deref();
+        instance.accept(&mut accepting, &gate, local_tls.as_ref(), uids);
     }
     lifecycle.set_listening();
     let watchdog = service::started(&instances);

@@ -10,7 +10,7 @@ use std::ops::ControlFlow::{Break, Continue};
 
 use crate::command::glob;
 use crate::command::keys::{self, Args};
-use crate::command::spec::{Access, Begin, Find, Handler, Row, Subscription, flag};
+use crate::command::spec::{Access, Begin, Find, Handler, KeyShape, Row, Subscription, flag};
 use crate::command::table::COMMANDS;
 
 use super::Denial;
@@ -345,8 +345,24 @@ impl Selector {
         if row.is_learned() && hides_keys(row) && !self.may_touch_all(need_of_hidden(row)) {
             return Err(Denial::Key);
         }
+        self.check_keys_of(row, row, args)?;
+        if matches!(row.shape, KeyShape::Georadius(_)) {
+            // Of two destinations the last is written, and a server wants a permission for both.
+            let both = Row { shape: KeyShape::Specs, ..*row };
+            self.check_keys_of(row, &both, args)?;
+        }
+        self.check_sort(row, args)
+    }
+
+    /// Looks at the keys that `finder` finds.
+    fn check_keys_of<A: Args + ?Sized>(
+        &self,
+        row: &'static Row,
+        finder: &Row,
+        args: &A,
+    ) -> Result<(), Denial> {
         let mut nth = 0;
-        let refused = keys::walk(row, args, &mut |at, access| {
+        let refused = keys::walk(finder, args, &mut |at, access| {
             let need = facts::need(row, nth, access, args);
             nth += 1;
             if need.is_some_and(|need| !self.may_touch(args.get(at), need)) {
@@ -356,7 +372,7 @@ impl Selector {
             }
         });
         match refused {
-            Ok(Continue(())) => self.check_sort(row, args),
+            Ok(Continue(())) => Ok(()),
             // What keys a malformed command names cannot be told.
             Ok(Break(())) | Err(_) => Err(Denial::Key),
         }

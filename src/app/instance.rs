@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Rules;
 use super::line::Line;
 use super::upstream::Upstream;
 use crate::activity::Activity;
@@ -107,6 +108,7 @@ impl Running {
         sockets: Sockets,
         upstream: Upstream,
         credentials: &CredentialHandle,
+        rules: &Rules,
         stop: &CancellationToken,
     ) -> Result<Self, Error> {
         let Upstream { seeds, trust, credential } = upstream;
@@ -134,6 +136,7 @@ impl Running {
                     topology: watcher.topology.clone(),
                     credential: credential.clone(),
                     trust: trust.clone(),
+                    access: rules.clone(),
                 };
                 let grace = config.lifecycle.max_sigterm_delay;
                 Worker::start(i, settings.clone(), feeds, control, stop.clone(), grace)
@@ -190,6 +193,7 @@ impl Running {
         accepting: &mut tokio::task::JoinSet<()>,
         gate: &Arc<Gate>,
         tls: Option<&LocalTls>,
+        unix_uids: Option<&[u32]>,
     ) {
         let Some(Sockets { tcp, unix, shown }) = self.sockets.take() else {
             return;
@@ -203,7 +207,8 @@ impl Running {
         let desk = reception.clone();
         accepting.spawn(async move { desk.serve_tcp(tcp).await });
         if let Some((listener, file)) = unix {
-            accepting.spawn(async move { reception.serve_unix(listener, file).await });
+            let uids = unix_uids.map(<[u32]>::to_vec);
+            accepting.spawn(async move { reception.serve_unix(listener, file, uids).await });
         }
         for address in shown {
             tracing::info!(%address, instance = %self.name, "listening");

@@ -28,7 +28,7 @@ use crate::key::Key;
 use crate::session::core::{Closing, Profile};
 use crate::upstream::tls::{Plan, Trust};
 
-use super::hub::{Counters, Dial, Hub, Letter, Work};
+use super::hub::{Counters, Dial, Hub, Letter, Refusal, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
 use super::tls::{Scratch, handshake};
 use super::{Accepted, Place};
@@ -392,6 +392,7 @@ impl Io {
                     None => tracing::info!(node = %note.node, "node is well again"),
                 }
             }
+            work.refusals.drain(..).for_each(|refusal| log_refusal(&refusal));
             for (to, letter) in work.letters.drain(..) {
                 let lost = match self.post.borrow().as_ref() {
                     Some(post) => post(to, letter).err(),
@@ -630,4 +631,11 @@ fn write_out(
         }
     }
     (total, None, writes)
+}
+
+/// The audit line of something refused: who, which command, why; nothing of its arguments.
+#[cold]
+fn log_refusal(refusal: &Refusal) {
+    let Refusal { client, peer, user, command, reason, unlogged } = refusal;
+    tracing::warn!(target: "audit", client, %peer, %user, command, reason, unlogged, "refused to a client");
 }

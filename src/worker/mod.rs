@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::cluster::topology::Topology;
 use crate::credentials::CredentialState;
 use crate::session::core::Profile;
@@ -93,6 +94,8 @@ pub struct Feeds {
     pub credential: watch::Receiver<CredentialState>,
     /// Whom to trust.
     pub trust: Trust,
+    /// What clients may do.
+    pub access: watch::Receiver<Option<Arc<Access>>>,
 }
 
 /// The control side of a worker.
@@ -191,10 +194,12 @@ async fn serve(
     let (mut inbox, mut letters) = inbox;
     let connect_timeout = settings.connect_timeout;
     let hub = Hub::new(settings, fastrand::u64(..));
-    let Feeds { mut topology, mut credential, trust } = feeds;
+    let Feeds { mut topology, mut credential, trust, mut access } = feeds;
     let io = Io::new(hub, control, connect_timeout, gauge, trust);
     tokio::task::spawn_local(io.clone().run());
 
+    let rules = access.borrow_and_update().clone();
+    io.with_hub(|hub| hub.set_access(rules));
     let state = credential.borrow_and_update().clone();
     io.with_hub(|hub| hub.set_credential(state));
     if let Some(map) = topology.borrow_and_update().clone() {
@@ -211,6 +216,10 @@ async fn serve(
             Ok(()) = credential.changed() => {
                 let state = credential.borrow_and_update().clone();
                 io.with_hub(|hub| hub.set_credential(state));
+            }
+            Ok(()) = access.changed() => {
+                let rules = access.borrow_and_update().clone();
+                io.with_hub(|hub| hub.set_access(rules));
             }
             message = inbox.recv() => match message {
                 None => break,

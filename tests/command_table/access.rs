@@ -185,7 +185,10 @@ fn compare(server: &Server, rules: &[String], lines: &[Vec<String>]) -> [usize; 
             continue;
         };
         let ours = ours(&user, line);
-        if ours == Verdict::Key && theirs == Verdict::Permitted && server.keys(line).is_none_or(|k| k.is_empty()) {
+        if ours == Verdict::Key
+            && theirs == Verdict::Permitted
+            && server.keys(line).is_none_or(|k| k.is_empty())
+        {
             // The server cannot tell its keys (PFMERGE with one of them, a wrong number of keys) and
             // lets it run; we do not.
             continue;

@@ -10,6 +10,9 @@
 //! side; one owner needs neither, and a whole worker can be driven in a unit test.)
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod access;
+#[cfg(test)]
+mod access_tests;
 mod clients;
 mod databases;
 mod exclusive;
@@ -53,6 +56,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::access::Access;
 use crate::cluster::refresh::Reason;
 use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
@@ -67,6 +71,8 @@ use crate::session::streams::Streams;
 use crate::upstream::pace::Pace;
 use crate::upstream::pipe::{Entry, Pipe};
 
+use access::Audit;
+pub use access::Refusal;
 use handover::Handover;
 use learn::Lessons;
 use nodes::Node;
@@ -136,6 +142,8 @@ pub struct Work {
     pub dials: Vec<Dial>,
     /// Lines for the log.
     pub notes: Vec<Note>,
+    /// Lines for the audit log.
+    pub refusals: Vec<Refusal>,
     /// How long replies of nodes took (µs); a sample, nothing to be done.
     pub latencies: Vec<u64>,
     /// Pipes that are gone: their sockets are to be dropped.
@@ -160,6 +168,7 @@ impl Work {
             && self.readable.is_empty()
             && self.dials.is_empty()
             && self.notes.is_empty()
+            && self.refusals.is_empty()
             && self.hangups.is_empty()
             && self.refresh.is_none()
             && self.rejected_credential.is_none()
@@ -216,6 +225,12 @@ pub struct Counters {
     pub retirements: u64,
     pub nodes_in_backoff: u64,
     pub subscriptions: u64,
+    pub refused_command: u64,
+    pub refused_key: u64,
+    pub refused_channel: u64,
+    pub refused_deny_list: u64,
+    pub refused_noauth: u64,
+    pub refused_wrongpass: u64,
 }
 
 /// A command that cannot be answered with the reply it got.
@@ -263,6 +278,9 @@ enum Alarm {
 #[derive(Debug)]
 pub struct Hub {
     settings: Settings,
+    /// Who may do what; nearly always everybody everything.
+    access: Option<Arc<Access>>,
+    audit: Audit,
     sessions: Arena<Session>,
     pipes: Arena<Pipe>,
     nodes: Vec<Node>,
@@ -338,6 +356,8 @@ impl Hub {
         Self {
             reads_elsewhere: settings.read_from != ReadFrom::Primary,
             settings,
+            access: None,
+            audit: Audit::default(),
             sessions: Arena::default(),
             pipes: Arena::default(),
             nodes: Vec::new(),
@@ -408,11 +428,15 @@ impl Hub {
         let epoch = self.epoch;
         self.counters.clients += 1;
         let max_merge = self.settings.max_merge;
-        self.sessions.insert_with(|key| {
+        let key = self.sessions.insert_with(|key| {
             let mut session = Session::new(key, profile, epoch);
             session.window.max_merge = max_merge;
             session
-        })
+        });
+        if self.access.is_some() {
+            self.greet(key);
+        }
+        key
     }
 
     /// The client will send no more; it still gets the replies that are due.
