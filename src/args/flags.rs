@@ -122,7 +122,8 @@ pub const FLAGS: &[Flag] = &[
         "Port to listen on; 0 picks a free one, which is logged."),
     switch("allow-non-loopback", LISTEN,
         "Permit an --address that other machines can reach. Whoever reaches it uses the proxy's \
-         credentials without any of their own."),
+         credentials, without any of their own unless --client-acl-file or --client-password-file \
+         asks for them."),
     value("unix-socket", "PATH", None, LISTEN,
         "Also listen on this Unix socket."),
     value("unix-socket-mode", "OCTAL", Some("0660"), LISTEN,

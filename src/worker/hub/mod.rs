@@ -48,6 +48,7 @@ mod trouble;
 mod unblock;
 #[cfg(test)]
 mod wait_tests;
+mod work;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -57,7 +58,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::access::Access;
-use crate::cluster::refresh::Reason;
 use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
 use crate::key::{Arena, Key};
@@ -83,6 +83,7 @@ pub use peers::{Answer, Letter, Question};
 pub use reads::ReadFrom;
 use topics::Topics;
 use unblock::Unblockings;
+pub use work::{Dial, Note, Work};
 
 /// What an operator can set about the data path.
 #[derive(Debug, Clone)]
@@ -109,73 +110,6 @@ pub struct Settings {
     pub max_client_output: usize,
     /// Most bytes the nodes' replies to one command may hold together while they are merged.
     pub max_merge: usize,
-}
-
-/// A connection to be made.
-#[derive(Debug)]
-pub struct Dial {
-    /// The pipe that wants it.
-    pub pipe: Key,
-    /// Where to.
-    pub addr: NodeAddr,
-}
-
-/// Something the operator should read in the log: a node changed its state.
-#[derive(Debug)]
-pub struct Note {
-    /// Which node.
-    pub node: NodeAddr,
-    /// What is wrong; `None`: it is well again.
-    pub failing: Option<Arc<str>>,
-}
-
-/// What the sockets' side has to do after a call; it drains these lists.
-#[derive(Debug, Default)]
-pub struct Work {
-    /// Pipes with something to write.
-    pub pipes: Vec<Key>,
-    /// Sessions with something to write, or to be closed.
-    pub sessions: Vec<Key>,
-    /// Sessions whose socket may be read again.
-    pub readable: Vec<Key>,
-    /// Connections to make.
-    pub dials: Vec<Dial>,
-    /// Lines for the log.
-    pub notes: Vec<Note>,
-    /// Lines for the audit log.
-    pub refusals: Vec<Refusal>,
-    /// How long replies of nodes took (µs); a sample, nothing to be done.
-    pub latencies: Vec<u64>,
-    /// Pipes that are gone: their sockets are to be dropped.
-    pub hangups: Vec<Key>,
-    /// A fresh slot map is wanted.
-    pub refresh: Option<Reason>,
-    /// This credential generation was refused: a new token is wanted.
-    pub rejected_credential: Option<u64>,
-    /// There is no credential, and commands wait for one.
-    pub wants_credential: bool,
-    /// Letters to other workers, by their numbers.
-    pub letters: Vec<(usize, Letter)>,
-    /// The nodes that are left alone for a while, when there are or were some.
-    pub resting: Option<Vec<NodeAddr>>,
-}
-
-impl Work {
-    /// True when there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.pipes.is_empty()
-            && self.sessions.is_empty()
-            && self.readable.is_empty()
-            && self.dials.is_empty()
-            && self.notes.is_empty()
-            && self.refusals.is_empty()
-            && self.hangups.is_empty()
-            && self.refresh.is_none()
-            && self.rejected_credential.is_none()
-            && !self.wants_credential
-            && self.letters.is_empty()
-            && self.resting.is_none()
-    }
 }
 
 /// Events counted; plain numbers, published by the sockets' side.
