@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use memorystore_auth_proxy::access::Access;
 use memorystore_auth_proxy::cluster::topology::{Mode, NodeAddr, SLOTS, Shard, Topology};
 use memorystore_auth_proxy::credentials::CredentialState;
 use memorystore_auth_proxy::key::Key;
@@ -65,6 +66,12 @@ impl Rig {
         hub.set_topology(Arc::new(topology()));
         let clients = (0..clients).map(|_| hub.client_open(Profile::default())).collect();
         Self { hub, clients, work: Work::default(), replies: Vec::new(), now: 1, received: 0 }
+    }
+
+    /// The clients are held to these rules.
+    #[allow(dead_code, reason = "only allocations are counted with rules")]
+    pub(crate) fn restrict(&mut self, rules: Access) {
+        self.hub.set_access(Some(Arc::new(rules)));
     }
 
     /// Every client sends `request`, a pipeline of whole commands; all are answered.
