@@ -447,6 +447,7 @@ impl Hub {
                     Ok(None) if is_stranger => {
                         self.counters.commands += 1;
                         self.counters.refused_noauth += 1;
+                        self.audit(key, None, "hello", "noauth");
                         self.refuse(key, NOAUTH_HELLO);
                         true
                     }
