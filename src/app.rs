@@ -5,7 +5,7 @@
 //! before anything is minted or dialled, so that a client that starts first is not refused, and the
 //! exit is decided by the first cause alone.
 
-mod access;
+pub mod access;
 mod http;
 mod instance;
 mod line;

@@ -3,7 +3,7 @@
 //! Invariant: a file that cannot be used is refused at the start and ignored later: the users read
 //! before stay in force. What stands in it is wiped once it was read, and never logged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -26,21 +26,10 @@ pub(super) async fn follow(config: &Config) -> Result<Rules, Error> {
         let rules = (!deny.is_empty()).then(|| Arc::new(Access { users: None, deny }));
         return Ok(watch::channel(rules).1);
     };
-    let (flag, path) = match &file {
-        UsersFile::Password(path) => ("--client-password-file", path),
-        UsersFile::Acl(path) => ("--client-acl-file", path),
-    };
+    let mut files = Files::new(vec![path_of(&file).clone()]);
+    let users = first(&mut files, &file).await?;
+    let (flag, path) = (flag_of(&file), path_of(&file));
     let shown = path.display().to_string();
-    let mut files = Files::new(vec![path.clone()]);
-    let users = read(&mut files, &file).await.map_err(|cause| {
-        let what = match &file {
-            UsersFile::Password(_) => "write one password into it, on one line",
-            UsersFile::Acl(_) => {
-                "give lines such as 'user alice on #<sha256 of the password> ~app:* +@read'"
-            }
-        };
-        Error::config(format_args!("{flag} {shown} cannot be used: {cause}; {what}"))
-    })?;
     warn_of(&users, flag, path);
     let of = move |users| Some(Arc::new(Access { users: Some(users), deny: deny.clone() }));
     let (sender, receiver) = watch::channel(of(users));
@@ -65,6 +54,49 @@ pub(super) async fn follow(config: &Config) -> Result<Rules, Error> {
         }
     });
     Ok(receiver)
+}
+
+/// Whether the users can be read, in a sentence; `None` when there are to be none.
+///
+/// # Errors
+/// Why not, and what to do.
+pub async fn examine(config: &Config) -> Result<Option<String>, Error> {
+    let Some(file) = &config.access.users else {
+        return Ok(None);
+    };
+    let users = first(&mut Files::new(vec![path_of(file).clone()]), file).await?;
+    let (count, flag) = (users.iter().count(), flag_of(file));
+    Ok(Some(match file {
+        UsersFile::Password(_) => format!("{flag} can be used"),
+        UsersFile::Acl(_) => format!("{flag} can be used; {count} users, 'default' among them"),
+    }))
+}
+
+fn flag_of(file: &UsersFile) -> &'static str {
+    match file {
+        UsersFile::Password(_) => "--client-password-file",
+        UsersFile::Acl(_) => "--client-acl-file",
+    }
+}
+
+fn path_of(file: &UsersFile) -> &PathBuf {
+    match file {
+        UsersFile::Password(path) | UsersFile::Acl(path) => path,
+    }
+}
+
+/// The users at the start, where a file that cannot be used is a wrong setting.
+async fn first(files: &mut Files, file: &UsersFile) -> Result<Users, Error> {
+    read(files, file).await.map_err(|cause| {
+        let what = match file {
+            UsersFile::Password(_) => "write one password into it, on one line",
+            UsersFile::Acl(_) => {
+                "give lines such as 'user alice on #<sha256 of the password> ~app:* +@read'"
+            }
+        };
+        let (flag, path) = (flag_of(file), path_of(file).display());
+        Error::config(format_args!("{flag} {path} cannot be used: {cause}; {what}"))
+    })
 }
 
 async fn read(files: &mut Files, file: &UsersFile) -> Result<Users, String> {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 
 use super::print;
+use crate::app::access;
 use crate::app::upstream::{Credentials, Upstream, for_whom};
 use crate::cluster::discovery::SlotMap;
 use crate::cluster::query::ask_map;
@@ -35,6 +36,11 @@ pub(super) async fn check(config: Config, env: &Environment) -> Result<(), Error
     let colours = stdout().is_terminal() && env.var("NO_COLOR").is_none();
     let mut report = Report { colours, bad: 0 };
     report.good("settings", "they can be read")?;
+    match access::examine(&config).await {
+        Ok(Some(says)) => report.good("users", &says)?,
+        Ok(None) => {}
+        Err(error) => report.bad("users", &error.to_string())?,
+    }
     let options = Options::new(config.upstream_username.clone(), config.auth_backoff);
     let handle = task::start(&config.credential_source, options, env);
     let credentials = for_whom(&config, &handle, env);

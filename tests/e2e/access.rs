@@ -385,3 +385,23 @@ async fn mistakes_end_with_code_two_and_no_secret() {
         assert!(!text.contains("secret-"), "{args:?}: {text}");
     }
 }
+
+#[tokio::test]
+async fn check_reads_the_users_too() {
+    let dir = TempDir::new().expect("a directory");
+    let at = |name: &str, content: &str| file(&dir, name, content).display().to_string();
+    let good = at("good.acl", "user bob on >secret-bobs +@read");
+    let bad = at("bad.acl", "user bob on >secret-bobs +nonsense");
+    for (path, begins) in [(good, "ok"), (bad, "FAIL")] {
+        let home = TempDir::new().expect("a directory");
+        let mut command = tokio::process::Command::from(command(&home));
+        let nowhere = ["check", "--no-iam-auth", "--connect-timeout=100ms", "127.0.0.1:1"];
+        command.args(nowhere).args(["--client-acl-file", &path]).kill_on_drop(true);
+        let output = tokio::time::timeout(LIMIT, command.output()).await.expect("it ends");
+        let output = output.expect("the proxy's binary starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|l| l.contains(" users ")).expect("a line about users");
+        assert!(line.starts_with(begins), "{text}");
+        assert!(!text.contains("secret-"), "{text}");
+    }
+}
