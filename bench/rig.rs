@@ -59,6 +59,8 @@ impl Rig {
             max_request: 512 << 20,
             max_client_output: 64 << 20,
             max_merge: 256 << 20,
+            max_pipeline: 16 * 1024,
+            client_idle_timeout: None,
         };
         let mut hub = Hub::new(settings, 1);
         hub.set_credential(CredentialState::NotNeeded);

@@ -7,6 +7,7 @@
 
 mod http;
 mod instance;
+mod limits;
 mod line;
 mod service;
 mod stop;
@@ -34,11 +35,6 @@ use upstream::{Upstream, for_whom};
 /// # Errors
 /// What could not be had at start: an address, a thread, a name; [`Error::Signal`] for a signal.
 pub fn run(config: Config, env: Environment) -> Result<(), Error> {
-    // A client is a descriptor; many systems begin with 1024 and permit far more to those who ask.
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) => tracing::debug!(limit, "open files permitted"),
-        Err(error) => tracing::debug!(%error, "the limit of open files stays as it is"),
-    }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -48,6 +44,7 @@ pub fn run(config: Config, env: Environment) -> Result<(), Error> {
 
 async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let mut stop = Stop::listen()?;
+    let (clients, budget) = (limits::clients(&config.limits), limits::budget(&config.limits));
     let skip = config.lifecycle.skip_failed_instance_config;
     let mut bound = Vec::new();
     for instance in &config.instances {
@@ -64,8 +61,10 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let mut instances = Vec::new();
     for (instance, sockets) in bound {
         let upstream = Upstream::of(&config, instance, &for_whom).await?;
-        let end = &workers_end;
-        instances.push(Running::start(&config, instance, sockets, upstream, &credentials, end)?);
+        let (budget, end) = (&budget, &workers_end);
+        let running =
+            Running::start(&config, instance, sockets, upstream, &credentials, budget, end)?;
+        instances.push(running);
     }
     if config.lifecycle.run_connection_test {
         instances = tested(instances, &config, &credentials).await?;
@@ -83,7 +82,7 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     };
     let http = http::start(&shown, &servers_end).await?;
     http::start_admin(config.lifecycle.quitquitquit, stop.quit.clone(), &servers_end).await?;
-    let gate = Arc::new(Gate::new(config.lifecycle.max_connections));
+    let gate = Arc::new(Gate::new(clients));
     let mut accepting = JoinSet::new();
     for instance in &mut instances {
         instance.accept(&mut accepting, &gate, local_tls.as_ref());

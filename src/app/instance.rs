@@ -24,14 +24,9 @@ use crate::listener::{self, Gate, Reception, SocketFile};
 use crate::telemetry::control::Resting;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::upstream::tls::Trust;
+use crate::worker::budget::Budget;
 use crate::worker::hub::Settings;
 use crate::worker::{Feeds, Worker, introduce};
-
-/// Largest request taken from a client (bytes): one value of 512 MB and its command around it.
-const MAX_REQUEST: usize = 1 << 30;
-
-/// A client that leaves more than this unread (bytes) is disconnected.
-const MAX_CLIENT_OUTPUT: usize = 256 << 20;
 
 /// Most the nodes' replies to one command may hold together while they are merged (bytes); KEYS of more
 /// is refused.
@@ -107,6 +102,7 @@ impl Running {
         sockets: Sockets,
         upstream: Upstream,
         credentials: &CredentialHandle,
+        budget: &Arc<Budget>,
         stop: &CancellationToken,
     ) -> Result<Self, Error> {
         let Upstream { seeds, trust, credential } = upstream;
@@ -134,6 +130,7 @@ impl Running {
                     topology: watcher.topology.clone(),
                     credential: credential.clone(),
                     trust: trust.clone(),
+                    budget: budget.clone(),
                 };
                 let grace = config.lifecycle.max_sigterm_delay;
                 Worker::start(i, settings.clone(), feeds, control, stop.clone(), grace)
@@ -275,9 +272,11 @@ fn settings(config: &Config, instance: &Instance) -> Settings {
         max_connection_age: config.max_connection_age,
         // The workers share what the instance may do.
         dial_rate_limit: f64::from(config.dial_rate_limit) / config.threads.get() as f64,
-        max_request: MAX_REQUEST,
-        max_client_output: MAX_CLIENT_OUTPUT,
+        max_request: config.limits.request,
+        max_client_output: config.limits.client_output,
+        max_pipeline: config.limits.pipeline,
         max_merge: MAX_MERGE,
+        client_idle_timeout: config.limits.idle_timeout,
     }
 }
 

@@ -127,9 +127,20 @@ pub const FLAGS: &[Flag] = &[
         "Also listen on this Unix socket."),
     value("unix-socket-mode", "OCTAL", Some("0660"), LISTEN,
         "Permissions of the Unix socket."),
-    value("max-connections", "N", Some("0"), LISTEN,
+    value("max-connections", "N", Some("10000"), LISTEN,
         "Most clients at once, all instances together; 0 for no limit. One more is told so and \
-         disconnected."),
+         disconnected. Never more than the limit of open files permits."),
+    value("max-request-bytes", "SIZE", Some("1GiB"), LISTEN,
+        "Largest request of a client. A larger one is refused and the client disconnected."),
+    value("max-client-output-bytes", "SIZE", Some("256MiB"), LISTEN,
+        "A client that leaves more than this unread is disconnected."),
+    value("max-pipeline", "N", Some("16384"), LISTEN,
+        "Commands of one client that may be without reply; what it sends beyond waits in its socket."),
+    value("max-buffer-total", "SIZE", Some("auto"), LISTEN,
+        "What all buffers for clients together may hold; beyond it the clients that hold most are told so \
+         and disconnected. auto is half of the memory of the container or machine; 0 for no limit."),
+    value("client-idle-timeout", "DURATION", Some("0"), LISTEN,
+        "A client that waits for nothing and says nothing for so long is disconnected; 0 for never."),
     value("tls-cert", "PATH", None, LISTEN,
         "A PEM file with a certificate and its chain: TCP clients then speak TLS, and nothing else. \
          Read again when it changes. The Unix socket stays plain."),

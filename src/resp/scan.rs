@@ -53,7 +53,7 @@ impl RequestError {
             Self::BigBulkCount => b"too big bulk count string",
             Self::BigInline => b"too big inline request",
             Self::UnbalancedQuotes => b"unbalanced quotes in request",
-            Self::TooLarge => b"request larger than the proxy's limit",
+            Self::TooLarge => b"the request is larger than --max-request-bytes",
             Self::ExpectedDollar(got) => {
                 let mut out = b"-ERR Protocol error: expected '$', got '".to_vec();
                 // Redis prints the byte as it is; line breaks would break the frame.

@@ -21,9 +21,6 @@ use super::tracking::Tracking;
 use super::transaction::{Own, Transaction};
 use super::window::{NO_SLOT, Reply, Window};
 
-/// Most commands a session may have without reply before its socket is not read any more.
-pub const MAX_PENDING: usize = 16 * 1024;
-
 /// Most request bytes a session may have in flight before its socket is not read any more.
 pub const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 
@@ -119,6 +116,10 @@ pub struct Session {
     pub out: ByteQueue,
     /// Bytes read and not yet parsed.
     pub input: BytesMut,
+    /// Most commands it may have without reply before its socket is not read any more.
+    pub max_pipeline: usize,
+    /// What it was last counted to hold beside requests in flight (bytes).
+    pub counted: usize,
     /// Position in a request that is not there whole.
     pub scanner: RequestScanner,
     /// Protocol version the client chose.
@@ -179,6 +180,8 @@ impl Session {
             window: Window::default(),
             out: ByteQueue::default(),
             input: BytesMut::new(),
+            max_pipeline: usize::MAX,
+            counted: 0,
             scanner: RequestScanner::default(),
             version: Version::V2,
             db: 0,
@@ -220,14 +223,14 @@ impl Session {
             && !self.alone
             && self.holds == 0
             && (!self.waits_for_empty || self.window.is_empty())
-            && self.window.len() < MAX_PENDING
+            && self.window.len() < self.max_pipeline
             && self.window.request_bytes() < MAX_IN_FLIGHT_BYTES
     }
 
     /// True when a stalled session has drained enough to go on.
     pub fn may_resume(&self) -> bool {
         self.may_parse()
-            && self.window.len() <= MAX_PENDING / 2
+            && self.window.len() <= self.max_pipeline / 2
             && self.window.request_bytes() <= MAX_IN_FLIGHT_BYTES / 2
     }
 
@@ -354,6 +357,18 @@ impl Session {
             return false;
         }
         unread > most || now.saturating_sub(*since.get_or_insert(now)) >= patience
+    }
+
+    /// Bytes held for it beside its requests that are on their way, which connections to nodes hold.
+    #[inline]
+    pub fn holds_bytes(&self) -> usize {
+        let rare = match (&self.transaction, &self.fences) {
+            (None, None) => 0,
+            (t, f) => {
+                t.as_deref().map_or(0, Transaction::len) + f.as_deref().map_or(0, Fences::bytes)
+            }
+        };
+        self.input.len() + self.out.held() + self.window.holds_bytes() + rare
     }
 
     /// Gives idle memory back.

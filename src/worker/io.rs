@@ -28,7 +28,8 @@ use crate::key::Key;
 use crate::session::core::{Closing, Profile};
 use crate::upstream::tls::{Plan, Trust};
 
-use super::hub::{Counters, Dial, Hub, Letter, Work};
+use super::budget::{Budget, Share};
+use super::hub::{Counters, Dial, Hub, Letter, Relieved, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
 use super::tls::{Scratch, handshake};
 use super::{Accepted, Place};
@@ -54,8 +55,8 @@ pub trait Control: Send + Sync {
     fn resting(&self, nodes: Vec<NodeAddr>);
     /// How long a turn took, if it was measured, and some replies of nodes (µs).
     fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]);
-    /// The worker's counters, once a turn.
-    fn publish(&self, counters: &Counters, sessions: usize);
+    /// The worker's counters, and the bytes it holds for clients, once a turn.
+    fn publish(&self, counters: &Counters, sessions: usize, buffered: usize);
 }
 
 /// Delivers a letter to a worker; gives it back when that is gone.
@@ -100,6 +101,8 @@ pub struct Io {
     post: RefCell<Option<Post>>,
     started: Instant,
     connect_timeout: Duration,
+    /// What it may hold together with the other workers.
+    share: RefCell<Share>,
     /// Number of sessions, for the listener's choice of a worker.
     sessions: Arc<AtomicUsize>,
     /// An event of this turn has read the clock and woken the flusher.
@@ -120,6 +123,7 @@ impl Io {
         connect_timeout: Duration,
         sessions: Arc<AtomicUsize>,
         trust: Trust,
+        budget: Arc<Budget>,
     ) -> Rc<Self> {
         Rc::new(Self {
             hub: RefCell::new(hub),
@@ -133,6 +137,7 @@ impl Io {
             post: RefCell::new(None),
             started: Instant::now(),
             connect_timeout,
+            share: RefCell::new(Share::of(budget)),
             sessions,
             turn: Cell::new(false),
             flusher: RefCell::new(None),
@@ -367,7 +372,10 @@ impl Io {
             }
             for key in work.pipes.drain(..) {
                 match self.pipes.borrow().get(key) {
-                    Some(conn) => self.flush_pipe(&mut hub, key, conn),
+                    Some(conn) => {
+                        self.flush_pipe(&mut hub, key, conn);
+                        hub.weigh_pipe(key);
+                    }
                     // The dial task inserts the socket right after the handshake began.
                     None => self.not_yet(&mut hub, key),
                 }
@@ -375,6 +383,7 @@ impl Io {
             for key in work.sessions.drain(..) {
                 if let Some(conn) = self.clients.borrow().get(key) {
                     self.flush_client(&mut hub, key, conn);
+                    hub.weigh_session(key);
                 }
             }
             for key in work.readable.drain(..) {
@@ -414,6 +423,7 @@ impl Io {
                 self.control.credential_wanted();
             }
         }
+        self.keep_budget();
         let hub = self.hub.borrow();
         let turn = self.turns.get().wrapping_add(1);
         self.turns.set(turn);
@@ -424,12 +434,31 @@ impl Io {
             self.control.observe(measured, &[]);
         }
         self.sessions.store(hub.session_count(), Ordering::Relaxed);
-        self.control.publish(&hub.counters, hub.session_count());
+        self.control.publish(&hub.counters, hub.session_count(), hub.held_bytes());
         if let Some(at) = hub.next_deadline()
             && at < self.armed.get()
         {
             self.armed.set(at);
             if let Some(w) = self.timer.borrow().as_ref() {
+                w.wake_by_ref();
+            }
+        }
+    }
+
+    /// When all workers together hold too much, some clients of this one go.
+    fn keep_budget(&self) {
+        let mut hub = self.hub.borrow_mut();
+        let excess = self.share.borrow_mut().update(hub.held_bytes());
+        if excess > 0 {
+            for Relieved { client, bytes } in hub.relieve(excess) {
+                tracing::warn!(
+                    %client,
+                    bytes,
+                    "a client was disconnected: --max-buffer-total is reached and it held most"
+                );
+            }
+            // Those that go are served at the end of the next turn.
+            if let Some(w) = self.flusher.borrow().as_ref() {
                 w.wake_by_ref();
             }
         }

@@ -3,6 +3,7 @@
 //! Workers share nothing on the command path. Invariant: everything a worker learns from outside
 //! (clients, slot maps, credentials) comes through channels served by tasks of its own thread.
 
+pub mod budget;
 pub mod hub;
 pub mod io;
 pub mod socket;
@@ -22,6 +23,7 @@ use crate::credentials::CredentialState;
 use crate::session::core::Profile;
 use crate::upstream::tls::Trust;
 
+use budget::Budget;
 use hub::{Hub, Letter, NodeStatus, Settings};
 use io::{Control, Io};
 use socket::Stream;
@@ -93,6 +95,8 @@ pub struct Feeds {
     pub credential: watch::Receiver<CredentialState>,
     /// Whom to trust.
     pub trust: Trust,
+    /// What the buffers of all workers may hold.
+    pub budget: Arc<Budget>,
 }
 
 /// The control side of a worker.
@@ -191,8 +195,8 @@ async fn serve(
     let (mut inbox, mut letters) = inbox;
     let connect_timeout = settings.connect_timeout;
     let hub = Hub::new(settings, fastrand::u64(..));
-    let Feeds { mut topology, mut credential, trust } = feeds;
-    let io = Io::new(hub, control, connect_timeout, gauge, trust);
+    let Feeds { mut topology, mut credential, trust, budget } = feeds;
+    let io = Io::new(hub, control, connect_timeout, gauge, trust, budget);
     tokio::task::spawn_local(io.clone().run());
 
     let state = credential.borrow_and_update().clone();

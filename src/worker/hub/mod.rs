@@ -21,6 +21,7 @@ mod handover;
 mod handover_tests;
 mod learn;
 mod lease;
+mod memory;
 #[cfg(test)]
 mod merge_tests;
 mod monitor;
@@ -45,15 +46,14 @@ mod trouble;
 mod unblock;
 #[cfg(test)]
 mod wait_tests;
+mod work;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::cluster::refresh::Reason;
 use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
 use crate::key::{Arena, Key};
@@ -69,6 +69,8 @@ use crate::upstream::pipe::{Entry, Pipe};
 
 use handover::Handover;
 use learn::Lessons;
+use memory::Memory;
+pub use memory::Relieved;
 use nodes::Node;
 pub use nodes::NodeStatus;
 use pause::Pause;
@@ -77,146 +79,7 @@ pub use peers::{Answer, Letter, Question};
 pub use reads::ReadFrom;
 use topics::Topics;
 use unblock::Unblockings;
-
-/// What an operator can set about the data path.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How long a command may wait for a route, a connection, or a reply.
-    pub op_timeout: Duration,
-    /// How long dialling and the handshake may take.
-    pub connect_timeout: Duration,
-    /// Redirects one command may follow.
-    pub max_redirects: u8,
-    /// Which nodes answer reads.
-    pub read_from: ReadFrom,
-    /// Shortest delay after a failed dial or AUTH.
-    pub auth_backoff_min: Duration,
-    /// Longest delay after failed dials or AUTHs.
-    pub auth_backoff_max: Duration,
-    /// Age at which a connection is replaced; zero: never.
-    pub max_connection_age: Duration,
-    /// Dials and AUTHs a second; 0: unlimited.
-    pub dial_rate_limit: f64,
-    /// Largest request (bytes).
-    pub max_request: usize,
-    /// A client that leaves more than this unread (bytes) is disconnected.
-    pub max_client_output: usize,
-    /// Most bytes the nodes' replies to one command may hold together while they are merged.
-    pub max_merge: usize,
-}
-
-/// A connection to be made.
-#[derive(Debug)]
-pub struct Dial {
-    /// The pipe that wants it.
-    pub pipe: Key,
-    /// Where to.
-    pub addr: NodeAddr,
-}
-
-/// Something the operator should read in the log: a node changed its state.
-#[derive(Debug)]
-pub struct Note {
-    /// Which node.
-    pub node: NodeAddr,
-    /// What is wrong; `None`: it is well again.
-    pub failing: Option<Arc<str>>,
-}
-
-/// What the sockets' side has to do after a call; it drains these lists.
-#[derive(Debug, Default)]
-pub struct Work {
-    /// Pipes with something to write.
-    pub pipes: Vec<Key>,
-    /// Sessions with something to write, or to be closed.
-    pub sessions: Vec<Key>,
-    /// Sessions whose socket may be read again.
-    pub readable: Vec<Key>,
-    /// Connections to make.
-    pub dials: Vec<Dial>,
-    /// Lines for the log.
-    pub notes: Vec<Note>,
-    /// How long replies of nodes took (µs); a sample, nothing to be done.
-    pub latencies: Vec<u64>,
-    /// Pipes that are gone: their sockets are to be dropped.
-    pub hangups: Vec<Key>,
-    /// A fresh slot map is wanted.
-    pub refresh: Option<Reason>,
-    /// This credential generation was refused: a new token is wanted.
-    pub rejected_credential: Option<u64>,
-    /// There is no credential, and commands wait for one.
-    pub wants_credential: bool,
-    /// Letters to other workers, by their numbers.
-    pub letters: Vec<(usize, Letter)>,
-    /// The nodes that are left alone for a while, when there are or were some.
-    pub resting: Option<Vec<NodeAddr>>,
-}
-
-impl Work {
-    /// True when there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.pipes.is_empty()
-            && self.sessions.is_empty()
-            && self.readable.is_empty()
-            && self.dials.is_empty()
-            && self.notes.is_empty()
-            && self.hangups.is_empty()
-            && self.refresh.is_none()
-            && self.rejected_credential.is_none()
-            && !self.wants_credential
-            && self.letters.is_empty()
-            && self.resting.is_none()
-    }
-}
-
-/// Events counted; plain numbers, published by the sockets' side.
-#[derive(Debug, Default, Clone, Copy)]
-#[allow(missing_docs, reason = "the names are the metrics' names, described in telemetry::metrics")]
-pub struct Counters {
-    pub commands: u64,
-    pub replies: u64,
-    pub error_replies: u64,
-    pub client_bytes_in: u64,
-    pub client_bytes_out: u64,
-    pub upstream_bytes_in: u64,
-    pub upstream_bytes_out: u64,
-    pub upstream_writes: u64,
-    pub client_writes: u64,
-    pub clients: u64,
-    pub dials_ok: u64,
-    pub pipes_connecting: u64,
-    pub pipes_ready: u64,
-    pub pipes_retiring: u64,
-    pub dials_failed: u64,
-    pub auth_ok: u64,
-    pub auth_wrongpass: u64,
-    pub auth_exhausted: u64,
-    pub auth_other: u64,
-    pub noauth: u64,
-    pub moved: u64,
-    pub ask: u64,
-    pub retries_tryagain: u64,
-    pub retries_clusterdown: u64,
-    pub retries_loading: u64,
-    pub retries_role: u64,
-    pub retries_noauth: u64,
-    pub retries_lost: u64,
-    pub retries_noroute: u64,
-    pub retries_noscript: u64,
-    pub retries_replica: u64,
-    pub reads_replica: u64,
-    pub reads_fallback: u64,
-    pub fail_maybe_executed: u64,
-    pub fail_deadline: u64,
-    pub fail_redirects: u64,
-    pub protocol_errors: u64,
-    pub output_limit: u64,
-    pub messages: u64,
-    pub reauths: u64,
-    pub retirements: u64,
-    pub nodes_in_backoff: u64,
-    pub subscriptions: u64,
-}
+pub use work::{Counters, Dial, Note, Settings, Work};
 
 /// A command that cannot be answered with the reply it got.
 #[derive(Debug)]
@@ -257,6 +120,8 @@ enum Alarm {
     Unblock(u32),
     /// A CLIENT PAUSE may be over.
     Unpause,
+    /// Look for idle clients.
+    Sweep,
 }
 
 /// See the module header.
@@ -312,6 +177,9 @@ pub struct Hub {
     unblockings: Unblockings,
     /// CLIENT PAUSE; nearly always none.
     pause: Option<Box<Pause>>,
+    memory: Memory,
+    /// An alarm to look for idle clients is set.
+    sweeping: bool,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     /// Fences with nothing in flight any more.
@@ -371,6 +239,8 @@ impl Hub {
             peers: Peers::default(),
             unblockings: Unblockings::default(),
             pause: None,
+            memory: Memory::default(),
+            sweeping: false,
             troubled: Vec::new(),
             fenced: Vec::new(),
             unfenced: Vec::new(),
@@ -407,10 +277,12 @@ impl Hub {
         profile.since = self.now;
         let epoch = self.epoch;
         self.counters.clients += 1;
-        let max_merge = self.settings.max_merge;
+        self.watch_idle();
+        let (max_merge, max_pipeline) = (self.settings.max_merge, self.settings.max_pipeline);
         self.sessions.insert_with(|key| {
             let mut session = Session::new(key, profile, epoch);
             session.window.max_merge = max_merge;
+            session.max_pipeline = max_pipeline;
             session
         })
     }
@@ -449,6 +321,7 @@ impl Hub {
         let Some(session) = self.sessions.remove(key) else {
             return;
         };
+        self.forget_weight(session.counted);
         // Blocked commands must not take an element for nobody: their connections are closed.
         let blocked = session.window.waiting_legs().filter(|l| l.leased).map(|l| l.pipe);
         for pipe in blocked.chain(session.lease).collect::<Vec<Key>>() {
@@ -596,6 +469,7 @@ impl Hub {
                 Some(Reverse((_, Alarm::Pace))) => self.dial_queued(),
                 Some(Reverse((_, Alarm::Life(pipe)))) => self.come_of_age(pipe),
                 Some(Reverse((_, Alarm::Unblock(id)))) => self.try_unblock(id),
+                Some(Reverse((_, Alarm::Sweep))) => self.sweep_idle(),
                 Some(Reverse((_, Alarm::Unpause))) => self.end_pause_in_time(),
                 Some(Reverse((_, Alarm::Tick))) => self.tick(),
                 Some(Reverse((_, Alarm::Topics))) => self.topics.end_delay(),

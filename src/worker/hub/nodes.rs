@@ -431,6 +431,7 @@ impl Hub {
         let Some(mut pipe) = self.pipes.remove(key) else {
             return;
         };
+        self.forget_weight(pipe.counted);
         let node = pipe.node;
         let carried = matches!(pipe.state, State::Ready);
         if carried {

@@ -68,6 +68,7 @@ impl Hub {
             Err(Broken::Refused(refusal)) => self.pipe_refused(key, &refusal),
         }
         self.settle();
+        self.weigh_pipe(key);
     }
 
     /// Replies that stand in the read buffer: small ones are copied once, to the client's queue.
@@ -258,11 +259,12 @@ impl Hub {
         {
             self.unfenced.push((entry.session, slot));
         }
-        if s.out.unsent() > self.settings.max_client_output {
-            // Redis's client-output-buffer-limit: a client that does not read is let go.
+        if s.out.unsent() + s.window.holds_bytes() > self.settings.max_client_output {
+            // Redis's client-output-buffer-limit: a client that does not read is let go. So is one
+            // whose replies pile up behind one that does not come.
             if s.closing != Closing::Now {
                 s.closing = Closing::Now;
-                self.counters.output_limit += 1;
+                self.counters.closed_output += 1;
             }
         } else {
             match s.rewrite.take().map(|rewrite| *rewrite) {

@@ -28,6 +28,9 @@ use crate::upstream::pipe::{Entry, Purpose};
 use super::Hub;
 use super::learn::Lesson;
 
+/// A request that says to be larger than this (bytes) is believed as it arrives.
+const BELIEVED: usize = 1024 * 1024;
+
 /// Argument ranges kept for reuse between requests; more are given back.
 const KEEP_ARGS: usize = 4096;
 
@@ -46,7 +49,7 @@ impl Hub {
                 && let Some(s) = self.sessions.get_mut(key)
             {
                 let rest = &data[used..];
-                s.input.reserve(need.max(rest.len()));
+                s.input.reserve(room(need, rest.len()));
                 s.input.extend_from_slice(rest);
             }
         } else {
@@ -54,6 +57,7 @@ impl Hub {
             self.parse_input(key);
         }
         self.settle();
+        self.weigh_session(key);
     }
 
     /// Parses what can be parsed of `buf`; returns how much was used, and how many bytes the next
@@ -123,7 +127,7 @@ impl Hub {
                 // A large request may still hold the allocation: do not keep it for nothing.
                 s.input = BytesMut::new();
             } else {
-                input.reserve(need.saturating_sub(input.len()));
+                input.reserve(room(need, input.len()).saturating_sub(input.len()));
                 s.input = input;
             }
             if s.ends_after_input && s.may_parse() {
@@ -180,6 +184,7 @@ impl Hub {
 
     fn protocol_error(&mut self, key: Key, error: RequestError) {
         self.counters.protocol_errors += 1;
+        self.counters.closed_request += u64::from(error == RequestError::TooLarge);
         if let Some(s) = self.sessions.get_mut(key) {
             s.answer(&error.reply());
             s.closing = Closing::AfterReplies;
@@ -675,6 +680,11 @@ pub(super) fn block_entry(session: Key, ticket: u32, part: u16, replies: u32) ->
 
 /// The table row of a request: of the subcommand, when the command is a container.
 #[inline]
+/// Room to make for a request of `need` bytes of which `have` are there.
+fn room(need: usize, have: usize) -> usize {
+    need.min(BELIEVED.max(2 * have)).max(have)
+}
+
 fn find_row(request: &Request<'_>) -> Option<&'static Row> {
     let row = lookup::command(request.arg(0))?;
     if row.container && request.len() > 1 {

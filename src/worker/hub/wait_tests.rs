@@ -32,6 +32,8 @@ pub(super) fn settings() -> Settings {
         max_request: 1 << 20,
         max_client_output: 1 << 20,
         max_merge: 1 << 20,
+        max_pipeline: 16 * 1024,
+        client_idle_timeout: None,
     }
 }
 
