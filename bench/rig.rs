@@ -90,6 +90,7 @@ impl Rig {
                 self.hub.pipe_connected(dial.pipe);
             }
             for key in self.work.pipes.drain(..) {
+                self.hub.weigh_pipe(key);
                 let Some(pipe) = self.hub.pipe_mut(key) else {
                     continue;
                 };
@@ -110,6 +111,8 @@ impl Rig {
                     session.dirty = false;
                     let unsent = session.out.unsent();
                     session.out.consume(unsent);
+                    let change = session.recount();
+                    self.hub.note_held(change);
                     self.received += unsent;
                 }
             }

@@ -25,6 +25,7 @@ use crate::credentials::task::{self, CredentialHandle};
 use crate::env::Environment;
 use crate::error::{Error, chain};
 use crate::listener::Gate;
+use crate::worker::Worker;
 use http::Shown;
 use instance::{Running, Sockets};
 use stop::{Cause, Stop};
@@ -90,7 +91,10 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     lifecycle.set_listening();
     let watchdog = service::started(&instances);
 
-    let cause = stop.next().await;
+    let cause = tokio::select! {
+        cause = stop.next() => cause,
+        () = a_worker_ends(&instances) => Cause::Broken,
+    };
     service::stopping();
     lifecycle.set_draining();
     drain(&config, cause, &mut stop, accepting, &workers_end, &instances).await?;
@@ -100,6 +104,13 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
         http.abort();
     }
     cause.outcome(config.lifecycle.exit_zero_on_sigterm)
+}
+
+/// Waits until the thread of some worker is gone.
+async fn a_worker_ends(instances: &[Running]) {
+    let workers = instances.iter().flat_map(|instance| instance.workers.iter());
+    let mut ends: JoinSet<()> = workers.map(Worker::ended).collect();
+    ends.join_next().await;
 }
 
 /// What an instance came to; a failure ends the process unless it may be skipped.

@@ -359,6 +359,14 @@ impl Session {
         unread > most || now.saturating_sub(*since.get_or_insert(now)) >= patience
     }
 
+    /// Counts anew what it holds; by how many bytes that changed.
+    #[inline]
+    pub fn recount(&mut self) -> isize {
+        let now = self.holds_bytes();
+        let before = std::mem::replace(&mut self.counted, now);
+        now.wrapping_sub(before) as isize
+    }
+
     /// Bytes held for it beside its requests that are on their way, which connections to nodes hold.
     #[inline]
     pub fn holds_bytes(&self) -> usize {

@@ -297,6 +297,14 @@ impl Pipe {
         self.input = rest;
     }
 
+    /// Counts anew what it holds; by how many bytes that changed.
+    #[inline]
+    pub fn recount(&mut self) -> isize {
+        let now = self.holds_bytes();
+        let before = std::mem::replace(&mut self.counted, now);
+        now.wrapping_sub(before) as isize
+    }
+
     /// Bytes it holds: requests that are not answered, and part of a reply.
     #[inline]
     pub fn holds_bytes(&self) -> usize {

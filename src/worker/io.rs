@@ -40,6 +40,9 @@ const READ_BUFFER: usize = 64 * 1024;
 /// Time a client has for its TLS handshake.
 const CLIENT_HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// What is said of a connection whose task panicked.
+const BUG: &str = "the proxy failed inside; this is a bug, please report it with the log";
+
 /// Every so many turns one is measured.
 const MEASURED: u32 = 16;
 
@@ -234,10 +237,14 @@ impl Io {
         let io = self.clone();
         tokio::task::spawn_local(async move {
             let _place = place;
+            let gone = || {
+                io.clients.borrow_mut().remove(key);
+                io.with_hub(|hub| hub.client_gone(key));
+            };
+            let _guard = IfPanics(gone);
             let mut eof = false;
             std::future::poll_fn(|cx| io.poll_client(key, &conn, &mut eof, cx)).await;
-            io.clients.borrow_mut().remove(key);
-            io.with_hub(|hub| hub.client_gone(key));
+            gone();
         });
     }
 
@@ -279,6 +286,10 @@ impl Io {
         let io = self.clone();
         tokio::task::spawn_local(async move {
             let Dial { pipe, addr } = dial;
+            let _guard = IfPanics(|| {
+                io.pipes.borrow_mut().remove(pipe);
+                io.with_hub(|hub| hub.pipe_lost(pipe, BUG));
+            });
             let conn = match io.connect(&addr).await {
                 Ok(conn) => Rc::new(conn),
                 Err(cause) => {
@@ -372,10 +383,7 @@ impl Io {
             }
             for key in work.pipes.drain(..) {
                 match self.pipes.borrow().get(key) {
-                    Some(conn) => {
-                        self.flush_pipe(&mut hub, key, conn);
-                        hub.weigh_pipe(key);
-                    }
+                    Some(conn) => self.flush_pipe(&mut hub, key, conn),
                     // The dial task inserts the socket right after the handshake began.
                     None => self.not_yet(&mut hub, key),
                 }
@@ -383,7 +391,6 @@ impl Io {
             for key in work.sessions.drain(..) {
                 if let Some(conn) = self.clients.borrow().get(key) {
                     self.flush_client(&mut hub, key, conn);
-                    hub.weigh_session(key);
                 }
             }
             for key in work.readable.drain(..) {
@@ -465,6 +472,7 @@ impl Io {
     }
 
     fn not_yet(&self, hub: &mut Hub, key: Key) {
+        hub.weigh_pipe(key);
         if let Some(pipe) = hub.pipe_mut(key) {
             pipe.dirty = false;
         }
@@ -472,6 +480,7 @@ impl Io {
 
     fn flush_pipe(&self, hub: &mut Hub, key: Key, conn: &Conn) {
         let now_us = hub.now_us();
+        hub.weigh_pipe(key);
         let Some(pipe) = hub.pipe_mut(key) else {
             return;
         };
@@ -577,10 +586,16 @@ impl Io {
             } else if session.window.is_empty() && session.out.held() == 0 {
                 session.shrink();
             }
+            let change = session.recount();
+            hub.note_held(change);
             hub.counters.client_bytes_out += n;
             hub.counters.client_writes += writes;
-        } else if session.is_done() && may_close(session.closing, conn) {
-            conn.close();
+        } else {
+            if session.is_done() && may_close(session.closing, conn) {
+                conn.close();
+            }
+            let change = session.recount();
+            hub.note_held(change);
         }
     }
 
@@ -615,6 +630,17 @@ impl Io {
             }
         })
         .await;
+    }
+}
+
+/// Carried out when the task that holds it panics: a bug ends one connection, and nobody waits for it.
+struct IfPanics<F: Fn()>(F);
+
+impl<F: Fn()> Drop for IfPanics<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
     }
 }
 
@@ -659,4 +685,23 @@ fn write_out(
         }
     }
     (total, None, writes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_panic_sets_the_guard_off() {
+        let fired = Cell::new(0);
+        let fire = || fired.set(fired.get() + 1);
+        drop(IfPanics(fire));
+        assert_eq!(fired.get(), 0);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _guard = IfPanics(fire);
+            panic!("as a bug would");
+        }));
+        assert!(outcome.is_err());
+        assert_eq!(fired.get(), 1);
+    }
 }

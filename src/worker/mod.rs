@@ -167,6 +167,11 @@ impl Worker {
         status.await.unwrap_or_default()
     }
 
+    /// Waits until the thread has ended, for whatever reason.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.ended.clone().cancelled_owned()
+    }
+
     /// True when the thread has ended, for whatever reason.
     pub fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
@@ -197,7 +202,7 @@ async fn serve(
     let hub = Hub::new(settings, fastrand::u64(..));
     let Feeds { mut topology, mut credential, trust, budget } = feeds;
     let io = Io::new(hub, control, connect_timeout, gauge, trust, budget);
-    tokio::task::spawn_local(io.clone().run());
+    let mut flusher = tokio::task::spawn_local(io.clone().run());
 
     let state = credential.borrow_and_update().clone();
     io.with_hub(|hub| hub.set_credential(state));
@@ -207,6 +212,8 @@ async fn serve(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            // It never ends but by a panic, and without it nothing is written any more.
+            _ = &mut flusher => return,
             Ok(()) = topology.changed() => {
                 if let Some(map) = topology.borrow_and_update().clone() {
                     io.with_hub(|hub| hub.set_topology(map));
@@ -262,5 +269,42 @@ fn take(io: &Rc<Io>, message: Message) {
             }));
             io.with_hub(|hub| hub.set_peers(me, sessions));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::refresh::Reason;
+    use crate::cluster::topology::NodeAddr;
+    use hub::Counters;
+
+    /// A control thread that breaks the worker at its first turn.
+    struct Breaks;
+
+    impl Control for Breaks {
+        fn refresh(&self, _: Reason) {}
+        fn credential_rejected(&self, _: u64) {}
+        fn credential_wanted(&self) {}
+        fn resting(&self, _: Vec<NodeAddr>) {}
+        fn observe(&self, _: Option<u64>, _: &[u64]) {}
+        fn publish(&self, _: &Counters, _: usize, _: usize) {
+            panic!("as a bug would");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_where_all_is_written_ends_the_thread() {
+        let (_topology, topology) = watch::channel(None);
+        let (_credential, credential) = watch::channel(CredentialState::NotNeeded);
+        let feeds =
+            Feeds { topology, credential, trust: Trust::plain(), budget: Budget::new(None) };
+        let settings = hub::test_settings();
+        let stop = CancellationToken::new();
+        let worker =
+            Worker::start(0, settings, feeds, Arc::new(Breaks), stop, Duration::from_secs(1))
+                .expect("a thread");
+        let ended = tokio::time::timeout(Duration::from_secs(20), worker.ended()).await;
+        assert!(ended.is_ok() && worker.has_ended());
     }
 }

@@ -290,10 +290,17 @@ impl Proxy {
     }
 }
 
+/// What no proxy says, whatever happens to it: a token of ours, or that something panicked.
+const UNSPEAKABLE: [&str; 3] = ["ya29.", "panicked", "this is a bug"];
+
 impl Drop for Proxy {
     fn drop(&mut self) {
+        let lines = self.lines();
+        let said = |line: &&String| UNSPEAKABLE.iter().any(|it| line.contains(it));
+        if let Some(line) = lines.iter().find(said).filter(|_| !std::thread::panicking()) {
+            panic!("the proxy wrote what it must not: {line}");
+        }
         if std::thread::panicking() {
-            let lines = self.lines();
             let from = lines.len().saturating_sub(60);
             eprintln!("--- the proxy wrote ---\n{}\n---", lines[from..].join("\n"));
         }

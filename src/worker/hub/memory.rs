@@ -1,8 +1,8 @@
 //! What the worker holds in memory for its clients, and which of them go when that is too much.
 //!
 //! Counted are bytes: requests until they are answered, replies until they are read, whatever is
-//! there in part or waits for its turn. Sessions and pipes are counted when they were touched, once a
-//! turn, not once a command. Invariant: `held` is the sum of what was last counted of each. As with
+//! there in part or waits for its turn. Sessions and pipes are counted when they were written to, once
+//! a turn, and sessions that kept something of what was read: not once a command. Invariant: `held` is the sum of what was last counted of each. As with
 //! Redis's `maxmemory-clients` it is the client with the most that is let go; one that holds less
 //! than [`HEAVY`] never is. It does not know of other workers: whoever owns the limit says how much
 //! must go.
@@ -60,9 +60,8 @@ impl Hub {
     #[inline]
     pub fn weigh_session(&mut self, key: Key) {
         if let Some(s) = self.sessions.get_mut(key) {
-            let now = s.holds_bytes();
-            self.memory.held = self.memory.held + now - s.counted;
-            s.counted = now;
+            let change = s.recount();
+            self.note_held(change);
         }
     }
 
@@ -70,10 +69,15 @@ impl Hub {
     #[inline]
     pub fn weigh_pipe(&mut self, key: Key) {
         if let Some(p) = self.pipes.get_mut(key) {
-            let now = p.holds_bytes();
-            self.memory.held = self.memory.held + now - p.counted;
-            p.counted = now;
+            let change = p.recount();
+            self.note_held(change);
         }
+    }
+
+    /// Notes what a session or pipe said when it was counted.
+    #[inline]
+    pub fn note_held(&mut self, change: isize) {
+        self.memory.held = self.memory.held.wrapping_add_signed(change);
     }
 
     /// What held so much is gone.

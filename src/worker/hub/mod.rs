@@ -79,6 +79,8 @@ pub use peers::{Answer, Letter, Question};
 pub use reads::ReadFrom;
 use topics::Topics;
 use unblock::Unblockings;
+#[cfg(test)]
+pub(crate) use wait_tests::settings as test_settings;
 pub use work::{Counters, Dial, Note, Settings, Work};
 
 /// A command that cannot be answered with the reply it got.

@@ -43,21 +43,26 @@ impl Hub {
             return;
         };
         s.active_at = now;
+        let mut keeps = s.fences.is_some();
         if s.input.is_empty() && s.may_parse() {
             let (used, need) = self.parse(key, data);
             if used < data.len()
                 && let Some(s) = self.sessions.get_mut(key)
             {
+                keeps = true;
                 let rest = &data[used..];
                 s.input.reserve(room(need, rest.len()));
                 s.input.extend_from_slice(rest);
             }
         } else {
+            keeps = true;
             s.input.extend_from_slice(data);
             self.parse_input(key);
         }
         self.settle();
-        self.weigh_session(key);
+        if keeps {
+            self.weigh_session(key);
+        }
     }
 
     /// Parses what can be parsed of `buf`; returns how much was used, and how many bytes the next

@@ -19,7 +19,7 @@ pub(super) struct Bench {
 }
 
 /// What a worker in a test is told: no ageing, no pacing.
-pub(super) fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         op_timeout: Duration::from_millis(OP_TIMEOUT),
         connect_timeout: Duration::from_secs(2),
