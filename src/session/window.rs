@@ -324,7 +324,6 @@ impl Window {
     }
 
     /// A command in parts has all their replies.
-    #[inline(never)]
     fn complete_parts(&mut self, at: usize, out: &mut ByteQueue) {
         let Some(p) = self.pending.get_mut(at) else {
             return;
@@ -361,7 +360,6 @@ impl Window {
         }
     }
 
-    #[inline(never)]
     fn store(&mut self, at: usize, reply: Reply<'_>) {
         let Some(pending) = self.pending.get_mut(at) else {
             return;
