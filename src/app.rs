@@ -5,6 +5,7 @@
 //! before anything is minted or dialled, so that a client that starts first is not refused, and the
 //! exit is decided by the first cause alone.
 
+mod access;
 mod http;
 mod instance;
 mod limits;
@@ -27,7 +28,7 @@ use crate::error::{Error, chain};
 use crate::listener::Gate;
 use crate::worker::Worker;
 use http::Shown;
-use instance::{Running, Sockets};
+use instance::{Running, Shared, Sockets};
 use stop::{Cause, Stop};
 use upstream::{Upstream, for_whom};
 
@@ -59,12 +60,18 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let (workers_end, servers_end) = (CancellationToken::new(), CancellationToken::new());
     let for_whom = for_whom(&config, &credentials, &env);
     let local_tls = tls::local(&config).await?;
+    let rules = access::follow(&config).await?;
+    let shared = Shared {
+        config: &config,
+        credentials: &credentials,
+        rules: &rules,
+        budget: &budget,
+        stop: &workers_end,
+    };
     let mut instances = Vec::new();
     for (instance, sockets) in bound {
         let upstream = Upstream::of(&config, instance, &for_whom).await?;
-        let (budget, end) = (&budget, &workers_end);
-        let running =
-            Running::start(&config, instance, sockets, upstream, &credentials, budget, end)?;
+        let running = Running::start(&shared, instance, sockets, upstream)?;
         instances.push(running);
     }
     if config.lifecycle.run_connection_test {
@@ -86,7 +93,8 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let gate = Arc::new(Gate::new(clients));
     let mut accepting = JoinSet::new();
     for instance in &mut instances {
-        instance.accept(&mut accepting, &gate, local_tls.as_ref());
+        let uids = config.access.unix_uids.as_deref();
+        instance.accept(&mut accepting, &gate, local_tls.as_ref(), uids);
     }
     lifecycle.set_listening();
     let watchdog = service::started(&instances);

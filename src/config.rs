@@ -4,6 +4,7 @@
 //! the environment for a setting. It opens no file and no socket, so a path in it may not exist.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod access;
 mod credentials;
 mod endpoint;
 mod google;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use access::{Access, UsersFile};
 pub use endpoint::Endpoint;
 pub use instances::Instance;
 pub use lifecycle::Lifecycle;
@@ -71,6 +73,8 @@ pub struct Config {
     pub lifecycle: Lifecycle,
     /// Encryption, towards the cluster and towards clients.
     pub tls: Tls,
+    /// Who clients have to be, and what they may do.
+    pub access: Access,
     /// Where instances are looked up by name.
     pub api_bases: Bases,
     /// The HTTP server.
@@ -151,6 +155,7 @@ impl Config {
         let http = reader.http()?;
         let instances = reader.instances()?;
         let tls = reader.tls(&instances)?;
+        let access = reader.access(&instances)?;
         let warnings = settings.warnings.iter().cloned().chain(tls.warning()).collect();
         let config = Self {
             threads: reader.typed("threads", threads)?,
@@ -171,6 +176,7 @@ impl Config {
             warnings,
             instances,
             tls,
+            access,
             api_bases: reader.api_bases()?,
         };
         let http = &config.http;

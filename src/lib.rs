@@ -18,10 +18,11 @@
 //! `main` → args → config → app wire and stop ([`subcommand`] does what is asked instead of serving);
 //! listener, [`worker`], cluster::watcher, credentials::task, [`google`], admin hold the sockets, clocks
 //! and tasks;
-//! `worker::hub`, [`session`], [`upstream`], [`cluster`] decide without any of them; [`command`] and
+//! `worker::hub`, [`session`], [`upstream`], [`cluster`] decide without any of them; [`access`], [`command`] and
 //! [`resp`] are stateless. Pure modules deny `clippy::disallowed_methods`, which bans clocks, tasks
 //! and sockets.
 
+pub mod access;
 pub mod activity;
 pub mod admin;
 pub mod app;

@@ -12,9 +12,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
 use self::certificate::LocalTls;
 use crate::net;
@@ -28,6 +28,9 @@ const BACKLOG: u32 = 4096;
 
 /// Pause after an accept that failed for want of resources (descriptors, memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Refused clients of the Unix socket are logged so often at most.
+const AUDIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The Unix socket's path; the file is removed on drop.
 #[derive(Debug)]
@@ -98,6 +101,10 @@ impl Gate {
 /// What a server says to a client too many.
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
+/// What a client of the wrong user of the machine is told.
+const NOT_PERMITTED: &[u8] = b"-NOPERM memorystore-auth-proxy: your user may not use this socket \
+    (--unix-socket-allow-uid)\r\n";
+
 /// Hands clients to workers.
 #[derive(Debug)]
 pub struct Reception {
@@ -147,21 +154,52 @@ impl Reception {
         }
     }
 
-    /// Accepts Unix clients for ever; the file is removed at the end.
-    pub async fn serve_unix(&self, listener: UnixListener, file: SocketFile) {
+    /// Accepts Unix clients for ever; the file is removed at the end. With `uids`, clients of other
+    /// users of the machine are turned away.
+    pub async fn serve_unix(
+        &self,
+        listener: UnixListener,
+        file: SocketFile,
+        uids: Option<Vec<u32>>,
+    ) {
         let shown = format!("{}:0", file.0.display());
+        let mut said_at = None;
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => match stream.into_std() {
-                    Ok(stream) => {
-                        let profile = Profile { peer: shown.clone(), ..Profile::default() };
-                        self.hand_over(Stream::Unix(stream), profile, None);
-                    }
-                    Err(error) => tracing::debug!(%error, "a client went away at once"),
-                },
-                Err(error) => pause(&error).await,
+            let accepted = match listener.accept().await {
+                Ok((stream, _)) => {
+                    let welcome =
+                        uids.as_deref().is_none_or(|of| self.is_welcome(&stream, of, &mut said_at));
+                    stream.into_std().map(|stream| (Stream::Unix(stream), welcome))
+                }
+                Err(error) => {
+                    pause(&error).await;
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((stream, true)) => {
+                    let profile = Profile { peer: shown.clone(), ..Profile::default() };
+                    self.hand_over(stream, profile, None);
+                }
+                Ok((stream, false)) => turn_away(stream, NOT_PERMITTED),
+                Err(error) => tracing::debug!(%error, "a client went away at once"),
             }
         }
+    }
+
+    /// Whether the kernel says that the peer's user is one of these. Refusals are counted, and logged
+    /// once a second; `said_at` is when that was last.
+    fn is_welcome(&self, stream: &UnixStream, of: &[u32], said_at: &mut Option<Instant>) -> bool {
+        let uid = stream.peer_cred().map(|cred| cred.uid()).ok();
+        if uid.is_some_and(|uid| of.contains(&uid)) {
+            return true;
+        }
+        self.metrics.refused_unix_uid.inc();
+        if said_at.is_none_or(|at| at.elapsed() >= AUDIT_PAUSE) {
+            *said_at = Some(Instant::now());
+            tracing::warn!(target: "audit", uid, reason = "unix_uid", "refused a client of the Unix socket");
+        }
+        false
     }
 
     fn hand_over(
@@ -173,7 +211,7 @@ impl Reception {
         let Some(place) = self.gate.enter() else {
             self.metrics.client_connections_rejected.inc();
             tracing::debug!("a client was refused: --max-connections is reached");
-            return turn_away(stream);
+            return turn_away(stream, TOO_MANY);
         };
         profile.id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if let Some(worker) = self.workers.iter().min_by_key(|w| w.sessions())
@@ -185,11 +223,11 @@ impl Reception {
 }
 
 /// Says why, as far as the socket takes it at once, and hangs up.
-fn turn_away(stream: Stream) {
+fn turn_away(stream: Stream, why: &[u8]) {
     // Whoever does not take the few bytes has gone already.
     let _ = match stream {
-        Stream::Tcp(mut s) => s.write(TOO_MANY),
-        Stream::Unix(mut s) => s.write(TOO_MANY),
+        Stream::Tcp(mut s) => s.write(why),
+        Stream::Unix(mut s) => s.write(why),
     };
 }
 

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Rules;
 use super::line::Line;
 use super::upstream::Upstream;
 use crate::activity::Activity;
@@ -70,6 +71,20 @@ impl Sockets {
     }
 }
 
+/// What all instances share.
+pub(super) struct Shared<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// The AUTH password.
+    pub credentials: &'a CredentialHandle,
+    /// What clients may do.
+    pub rules: &'a Rules,
+    /// What buffers may hold.
+    pub budget: &'a Arc<Budget>,
+    /// Ends the workers.
+    pub stop: &'a CancellationToken,
+}
+
 /// A running instance.
 pub(super) struct Running {
     /// What it is called.
@@ -95,16 +110,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the watcher and the workers; `stop` ends the workers. Clients are not accepted yet.
+    /// Starts the watcher and the workers. Clients are not accepted yet.
     pub(super) fn start(
-        config: &Config,
+        shared: &Shared<'_>,
         instance: &Instance,
         sockets: Sockets,
         upstream: Upstream,
-        credentials: &CredentialHandle,
-        budget: &Arc<Budget>,
-        stop: &CancellationToken,
     ) -> Result<Self, Error> {
+        let &Shared { config, credentials, rules, budget, stop } = shared;
         let Upstream { seeds, trust, credential } = upstream;
         let activity = config.lifecycle.lazy_refresh.then(Arc::<Activity>::default);
         let watcher =
@@ -130,6 +143,7 @@ impl Running {
                     topology: watcher.topology.clone(),
                     credential: credential.clone(),
                     trust: trust.clone(),
+                    access: rules.clone(),
                     budget: budget.clone(),
                 };
                 let grace = config.lifecycle.max_sigterm_delay;
@@ -187,6 +201,7 @@ impl Running {
         accepting: &mut tokio::task::JoinSet<()>,
         gate: &Arc<Gate>,
         tls: Option<&LocalTls>,
+        unix_uids: Option<&[u32]>,
     ) {
         let Some(Sockets { tcp, unix, shown }) = self.sockets.take() else {
             return;
@@ -200,7 +215,8 @@ impl Running {
         let desk = reception.clone();
         accepting.spawn(async move { desk.serve_tcp(tcp).await });
         if let Some((listener, file)) = unix {
-            accepting.spawn(async move { reception.serve_unix(listener, file).await });
+            let uids = unix_uids.map(<[u32]>::to_vec);
+            accepting.spawn(async move { reception.serve_unix(listener, file, uids).await });
         }
         for address in shown {
             tracing::info!(%address, instance = %self.name, "listening");

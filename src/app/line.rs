@@ -104,6 +104,12 @@ impl Control for Line {
         m.nodes_in_backoff.set(c.nodes_in_backoff);
         m.messages.set(c.messages);
         m.subscriptions.set(c.subscriptions);
+        m.refused_command.set(c.refused_command);
+        m.refused_key.set(c.refused_key);
+        m.refused_channel.set(c.refused_channel);
+        m.refused_deny_list.set(c.refused_deny_list);
+        m.refused_noauth.set(c.refused_noauth);
+        m.refused_wrongpass.set(c.refused_wrongpass);
         m.retries_replica.set(c.retries_replica);
         m.replica_reads.set(c.reads_replica);
         m.replica_reads_fallback.set(c.reads_fallback);

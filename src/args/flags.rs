@@ -122,11 +122,23 @@ pub const FLAGS: &[Flag] = &[
         "Port to listen on; 0 picks a free one, which is logged."),
     switch("allow-non-loopback", LISTEN,
         "Permit an --address that other machines can reach. Whoever reaches it uses the proxy's \
-         credentials without any of their own."),
+         credentials, without any of their own unless --client-acl-file or --client-password-file \
+         asks for them."),
     value("unix-socket", "PATH", None, LISTEN,
         "Also listen on this Unix socket."),
     value("unix-socket-mode", "OCTAL", Some("0660"), LISTEN,
         "Permissions of the Unix socket."),
+    value("unix-socket-allow-uid", "UID[,UID...]", None, LISTEN,
+        "Users of the machine, by number, that may connect to the Unix socket; without it all whom \
+         --unix-socket-mode lets in. TCP clients are not asked."),
+    value("client-password-file", "PATH", None, LISTEN,
+        "A file with a password that clients have to give (AUTH), read again whenever it changes."),
+    value("client-acl-file", "PATH", None, LISTEN,
+        "A file with users in Redis's ACL syntax: passwords, commands, key and channel patterns. Read \
+         again whenever it changes. Scripts are not looked into."),
+    value("deny-commands", "COMMAND[,COMMAND...]", None, LISTEN,
+        "Commands and categories, as ACLs name them, that no client may run: flushall,config|set,@dangerous. \
+         Scripts are not looked into."),
     value("max-connections", "N", Some("10000"), LISTEN,
         "Most clients at once, all instances together; 0 for no limit. One more is told so and \
          disconnected. Never more than the limit of open files permits."),

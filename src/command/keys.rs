@@ -124,7 +124,7 @@ fn shared_slot<A: Args + ?Sized>(row: &Row, args: &A) -> KeySlot {
 }
 
 /// Visits keys until `visit` breaks off.
-fn walk<A: Args + ?Sized, B>(
+pub(crate) fn walk<A: Args + ?Sized, B>(
     row: &Row,
     args: &A,
     visit: &mut impl FnMut(usize, Access) -> ControlFlow<B>,

@@ -5,6 +5,7 @@
 
 pub mod encode;
 pub mod inline;
+pub mod preauth;
 pub mod reply;
 pub mod request;
 pub mod scan;

@@ -41,6 +41,10 @@ pub enum RequestError {
     UnbalancedQuotes,
     /// The request is larger than the proxy's own limit.
     TooLarge,
+    /// More arguments than a client may send that has not said who it is.
+    UnauthenticatedMultibulk,
+    /// A longer argument than such a client may send.
+    UnauthenticatedBulk,
 }
 
 impl RequestError {
@@ -54,6 +58,8 @@ impl RequestError {
             Self::BigInline => b"too big inline request",
             Self::UnbalancedQuotes => b"unbalanced quotes in request",
             Self::TooLarge => b"the request is larger than --max-request-bytes",
+            Self::UnauthenticatedMultibulk => b"unauthenticated multibulk length",
+            Self::UnauthenticatedBulk => b"unauthenticated bulk length",
             Self::ExpectedDollar(got) => {
                 let mut out = b"-ERR Protocol error: expected '$', got '".to_vec();
                 // Redis prints the byte as it is; line breaks would break the frame.
@@ -86,7 +92,7 @@ pub struct RequestScanner {
 
 /// A decimal of a length line: value and position behind its CRLF.
 #[derive(Clone, Copy)]
-enum Line {
+pub(super) enum Line {
     Number(i64, usize),
     NotANumber,
     Partial,
@@ -94,7 +100,7 @@ enum Line {
 
 /// Reads `digits CRLF` at `pos`. Optimised for one- and two-digit lengths.
 #[inline(always)]
-fn number_line(buf: &[u8], pos: usize) -> Line {
+pub(super) fn number_line(buf: &[u8], pos: usize) -> Line {
     let mut i = pos;
     let mut value: i64 = 0;
     let negative = buf.get(i) == Some(&b'-');

@@ -5,8 +5,11 @@
 //! does, with the session's fences.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
+use crate::access::User;
 use crate::buffer::ByteQueue;
 use crate::command::spec::Row;
 use crate::key::Key;
@@ -30,6 +33,8 @@ pub mod hold {
     pub const LEARNING: u8 = 1 << 0;
     /// CLIENT PAUSE.
     pub const PAUSED: u8 = 1 << 1;
+    /// It has to say who it is first.
+    pub const UNAUTHENTICATED: u8 = 1 << 2;
 }
 
 /// How the end of a session comes.
@@ -56,6 +61,8 @@ pub struct Profile {
     pub local_port: u16,
     /// Its descriptor.
     pub fd: i32,
+    /// Who it is to the proxy's access control; `None` without users.
+    pub user: Option<Arc<User>>,
     /// When it connected (ms of the worker's clock).
     pub since: u64,
     /// CLIENT NO-EVICT ON: nobody is evicted here, but it is shown.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: replies, errors included, are byte for byte what a Redis server would say, except
 //! where a cluster behind IAM makes that impossible; then the text says why. Nothing here reaches a
-//! node, and a client's AUTH password is neither checked, kept nor forwarded.
+//! node. A client's AUTH password is neither checked, kept nor forwarded here: with users the hub has
+//! looked at it before (`worker::hub::access`).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::command::spec::{Handler, Local, Row};
@@ -415,39 +416,59 @@ fn set_info(s: &mut Session, request: &Request<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// What HELLO asks for.
+#[derive(Debug)]
+pub struct Hello<'a> {
+    version: Version,
+    name: Option<&'a [u8]>,
+    /// User and password of its AUTH option.
+    pub credentials: Option<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> Hello<'a> {
+    /// Reads its arguments; `version` is the one in use.
+    ///
+    /// # Errors
+    /// The server's error text.
+    pub fn of(request: &Request<'a>, mut version: Version) -> Result<Self, String> {
+        if request.len() > 1 {
+            version = match parse_int(request.arg(1)) {
+                None => {
+                    return Err("ERR Protocol version is not an integer or out of range".into());
+                }
+                Some(2) => Version::V2,
+                Some(3) => Version::V3,
+                Some(_) => return Err("NOPROTO unsupported protocol version".into()),
+            };
+        }
+        let mut hello = Self { version, name: None, credentials: None };
+        let mut i = 2;
+        while i < request.len() {
+            let option = request.arg(i);
+            let left = request.len() - 1 - i;
+            if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
+                hello.credentials = Some((request.arg(i + 1), request.arg(i + 2)));
+                i += 3;
+            } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
+                if !is_valid_name(request.arg(i + 1)) {
+                    return Err(BAD_NAME.into());
+                }
+                hello.name = Some(request.arg(i + 1));
+                i += 2;
+            } else {
+                let shown = String::from_utf8_lossy(option);
+                return Err(format!("ERR Syntax error in HELLO option '{shown}'"));
+            }
+        }
+        Ok(hello)
+    }
+}
+
 fn hello(s: &mut Session, request: &Request<'_>, facts: &Facts<'_>, out: &mut Vec<u8>) {
-    let mut version = s.version;
-    if request.len() > 1 {
-        match parse_int(request.arg(1)) {
-            None => {
-                return encode::error(
-                    out,
-                    "ERR Protocol version is not an integer or out of range",
-                );
-            }
-            Some(2) => version = Version::V2,
-            Some(3) => version = Version::V3,
-            Some(_) => return encode::error(out, "NOPROTO unsupported protocol version"),
-        }
-    }
-    let mut name = None;
-    let mut i = 2;
-    while i < request.len() {
-        let option = request.arg(i);
-        let left = request.len() - 1 - i;
-        if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
-            i += 3;
-        } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-            if !is_valid_name(request.arg(i + 1)) {
-                return encode::error(out, BAD_NAME);
-            }
-            name = Some(request.arg(i + 1));
-            i += 2;
-        } else {
-            let shown = String::from_utf8_lossy(option);
-            return encode::error(out, &format!("ERR Syntax error in HELLO option '{shown}'"));
-        }
-    }
+    let Hello { version, name, .. } = match Hello::of(request, s.version) {
+        Ok(hello) => hello,
+        Err(text) => return encode::error(out, &text),
+    };
     s.version = version;
     if let Some(name) = name {
         s.profile.name = name.to_vec();

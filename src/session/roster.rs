@@ -7,6 +7,8 @@
 
 use std::fmt::Write;
 
+use crate::access::User;
+use crate::access::acl::DEFAULT;
 use crate::resp::Version;
 use crate::resp::request::Request;
 
@@ -54,6 +56,8 @@ pub struct Filter {
     pub laddr: Option<Vec<u8>>,
     /// Connected for so many seconds at least.
     pub max_age_s: Option<u64>,
+    /// Of this user.
+    pub user: Option<Vec<u8>>,
     /// Not this one.
     pub skip: Option<u64>,
     /// Who asks: it still reads the reply when it kills itself.
@@ -86,7 +90,12 @@ impl Filter {
     ///
     /// # Errors
     /// The server's error text.
-    pub fn of_kill(request: &Request<'_>, asker: u64, facts: &Facts<'_>) -> Result<Self, String> {
+    pub fn of_kill(
+        request: &Request<'_>,
+        asker: u64,
+        facts: &Facts<'_>,
+        is_user: impl Fn(&[u8]) -> bool,
+    ) -> Result<Self, String> {
         let mut filter = Self { asker, ..Self::default() };
         if is_old_kill(request) {
             filter.addr = Some(request.arg(2).to_vec());
@@ -106,10 +115,11 @@ impl Filter {
                 b"addr" if has_value => filter.addr = Some(value.to_vec()),
                 b"laddr" if has_value => filter.laddr = Some(value.to_vec()),
                 b"user" if has_value => {
-                    if value != b"default" {
+                    if !is_user(value) {
                         let shown = String::from_utf8_lossy(value);
                         return Err(format!("ERR No such user '{shown}'"));
                     }
+                    filter.user = Some(value.to_vec());
                 }
                 b"maxage" if has_value && facts.is_at_least(7, 4) => {
                     let age = local::parse_int(value)
@@ -135,6 +145,7 @@ impl Filter {
                 .ids
                 .as_ref()
                 .is_none_or(|ids| i64::try_from(p.id).is_ok_and(|id| ids.contains(&id)))
+            && self.user.as_ref().is_none_or(|name| name == user(s).as_bytes())
             && self.addr.as_ref().is_none_or(|a| a == p.peer.as_bytes())
             && self.laddr.as_ref().is_none_or(|a| a == laddr(s).as_bytes())
             && self.max_age_s.is_none_or(|age| now.saturating_sub(p.since) / 1000 >= age)
@@ -152,6 +163,10 @@ fn laddr(s: &Session) -> String {
         return s.profile.peer.clone();
     }
     format!("{}:{}", s.profile.local_host, s.profile.local_port)
+}
+
+fn user(s: &Session) -> &str {
+    s.profile.user.as_deref().map_or(DEFAULT, User::name)
 }
 
 /// The letters of `flags=`, in the server's order.
@@ -184,7 +199,7 @@ pub fn line(s: &Session, now: u64, facts: &Facts<'_>) -> String {
     let mut out = format!(
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} \
          qbuf={} qbuf-free={} argv-mem=0 multi-mem={} rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem={} events=r \
-         cmd={} user=default redir={} resp={}",
+         cmd={} user={} redir={} resp={}",
         s.profile.id,
         s.profile.peer,
         laddr(s),
@@ -204,6 +219,7 @@ pub fn line(s: &Session, now: u64, facts: &Facts<'_>) -> String {
         s.out.held(),
         s.input.capacity() + s.out.held(),
         s.last.map_or("NULL", |row| row.name),
+        user(s),
         if s.tracking().is_some() { 0 } else { -1 },
         if s.version == Version::V3 { 3 } else { 2 },
     );
@@ -253,7 +269,7 @@ mod tests {
 
     /// Which of the clients 1 to 3 a CLIENT KILL by client 1 chooses, or the error.
     fn killed(command: &str, facts: &Facts<'_>) -> Result<Vec<u64>, String> {
-        let filter = with(command, |r| Filter::of_kill(r, 1, facts))?;
+        let filter = with(command, |r| Filter::of_kill(r, 1, facts, |name| name == b"default"))?;
         Ok((1..4).filter(|&id| filter.matches(&session(id), 10_000)).collect())
     }
 

@@ -104,6 +104,13 @@ pub struct WorkerMetrics {
     pub retries_replica: Cell,
     pub replica_reads: Cell,
     pub replica_reads_fallback: Cell,
+    pub refused_command: Cell,
+    pub refused_key: Cell,
+    pub refused_channel: Cell,
+    pub refused_deny_list: Cell,
+    pub refused_noauth: Cell,
+    pub refused_wrongpass: Cell,
+    pub refused_unix_uid: Cell,
 }
 
 /// The histograms of one thread.
@@ -226,6 +233,19 @@ pub const FAMILIES: &[Family] = families! {
     GAUGE "upstream_nodes_in_backoff", "Nodes that are not dialled for a while because they refused or failed.", "" { "": nodes_in_backoff }
     COUNTER "pubsub_messages_total", "Messages delivered to subscribed clients.", "" { "": messages }
     GAUGE "pubsub_subscriptions", "Channels and patterns the proxy is subscribed to for its clients.", "" { "": subscriptions }
+    COUNTER "client_refusals_total",
+        "What was refused to clients, by reason. command, key, channel: their user's permissions; deny_list: \
+         --deny-commands; noauth: they have not said who they are; wrongpass: a failed AUTH; unix_uid: \
+         --unix-socket-allow-uid.",
+        "reason" {
+            "command": refused_command,
+            "key": refused_key,
+            "channel": refused_channel,
+            "deny_list": refused_deny_list,
+            "noauth": refused_noauth,
+            "wrongpass": refused_wrongpass,
+            "unix_uid": refused_unix_uid
+        }
     COUNTER "replica_reads_total",
         "Reads of --read-from other than primary, by the node they were sent to. replica: a replica; \
          primary: the primary, as no replica was ready, it refused, or it did not know the key.",

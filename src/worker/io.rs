@@ -29,7 +29,8 @@ use crate::session::core::{Closing, Profile};
 use crate::upstream::tls::{Plan, Trust};
 
 use super::budget::{Budget, Share};
-use super::hub::{Counters, Dial, Hub, Letter, Relieved, Work};
+use super::guard::IfPanics;
+use super::hub::{Counters, Dial, Hub, Letter, Refusal, Relieved, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
 use super::tls::{Scratch, handshake};
 use super::{Accepted, Place};
@@ -408,6 +409,7 @@ impl Io {
                     None => tracing::info!(node = %note.node, "node is well again"),
                 }
             }
+            work.refusals.drain(..).for_each(|refusal| log_refusal(&refusal));
             for (to, letter) in work.letters.drain(..) {
                 let lost = match self.post.borrow().as_ref() {
                     Some(post) => post(to, letter).err(),
@@ -633,17 +635,6 @@ impl Io {
     }
 }
 
-/// Carried out when the task that holds it panics: a bug ends one connection, and nobody waits for it.
-struct IfPanics<F: Fn()>(F);
-
-impl<F: Fn()> Drop for IfPanics<F> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            (self.0)();
-        }
-    }
-}
-
 /// Makes a connection of a dialled stream, by a TLS handshake if that is the plan.
 async fn secure(
     mut stream: TcpStream,
@@ -687,21 +678,9 @@ fn write_out(
     (total, None, writes)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_panic_sets_the_guard_off() {
-        let fired = Cell::new(0);
-        let fire = || fired.set(fired.get() + 1);
-        drop(IfPanics(fire));
-        assert_eq!(fired.get(), 0);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _guard = IfPanics(fire);
-            panic!("as a bug would");
-        }));
-        assert!(outcome.is_err());
-        assert_eq!(fired.get(), 1);
-    }
+/// The audit line of something refused: who, which command, why; nothing of its arguments.
+#[cold]
+fn log_refusal(refusal: &Refusal) {
+    let Refusal { client, peer, user, command, reason, unlogged } = refusal;
+    tracing::warn!(target: "audit", client, %peer, %user, command, reason, unlogged, "refused to a client");
 }

@@ -4,6 +4,7 @@
 //! (clients, slot maps, credentials) comes through channels served by tasks of its own thread.
 
 pub mod budget;
+mod guard;
 pub mod hub;
 pub mod io;
 pub mod socket;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::cluster::topology::Topology;
 use crate::credentials::CredentialState;
 use crate::session::core::Profile;
@@ -95,6 +97,8 @@ pub struct Feeds {
     pub credential: watch::Receiver<CredentialState>,
     /// Whom to trust.
     pub trust: Trust,
+    /// What clients may do.
+    pub access: watch::Receiver<Option<Arc<Access>>>,
     /// What the buffers of all workers may hold.
     pub budget: Arc<Budget>,
 }
@@ -200,10 +204,12 @@ async fn serve(
     let (mut inbox, mut letters) = inbox;
     let connect_timeout = settings.connect_timeout;
     let hub = Hub::new(settings, fastrand::u64(..));
-    let Feeds { mut topology, mut credential, trust, budget } = feeds;
+    let Feeds { mut topology, mut credential, trust, mut access, budget } = feeds;
     let io = Io::new(hub, control, connect_timeout, gauge, trust, budget);
     let mut flusher = tokio::task::spawn_local(io.clone().run());
 
+    let rules = access.borrow_and_update().clone();
+    io.with_hub(|hub| hub.set_access(rules));
     let state = credential.borrow_and_update().clone();
     io.with_hub(|hub| hub.set_credential(state));
     if let Some(map) = topology.borrow_and_update().clone() {
@@ -222,6 +228,10 @@ async fn serve(
             Ok(()) = credential.changed() => {
                 let state = credential.borrow_and_update().clone();
                 io.with_hub(|hub| hub.set_credential(state));
+            }
+            Ok(()) = access.changed() => {
+                let rules = access.borrow_and_update().clone();
+                io.with_hub(|hub| hub.set_access(rules));
             }
             message = inbox.recv() => match message {
                 None => break,
@@ -297,8 +307,9 @@ mod tests {
     async fn a_panic_where_all_is_written_ends_the_thread() {
         let (_topology, topology) = watch::channel(None);
         let (_credential, credential) = watch::channel(CredentialState::NotNeeded);
-        let feeds =
-            Feeds { topology, credential, trust: Trust::plain(), budget: Budget::new(None) };
+        let (_access, access) = watch::channel(None);
+        let (trust, budget) = (Trust::plain(), Budget::new(None));
+        let feeds = Feeds { topology, credential, trust, access, budget };
         let settings = hub::test_settings();
         let stop = CancellationToken::new();
         let worker =

@@ -3,6 +3,7 @@
 //! what a cluster node calls CROSSSLOT.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot go on stops")]
 
+mod access;
 mod facts;
 mod keys;
 mod matrix;

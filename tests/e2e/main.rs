@@ -16,6 +16,7 @@
 #[allow(dead_code, reason = "the bed is shared with the demo and serves suites to come")]
 mod support;
 
+mod access;
 mod admin;
 mod auth;
 mod basic;

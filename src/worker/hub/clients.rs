@@ -48,7 +48,9 @@ impl Hub {
                 Err(text) => self.refuse(key, &text),
             },
             Local::ClientKill => {
-                let filter = self.with_facts(|facts| Filter::of_kill(request, id, facts));
+                let filter = self.with_facts(|facts| {
+                    Filter::of_kill(request, id, facts, |name| self.is_user(name))
+                });
                 let old = roster::is_old_kill(request);
                 match filter {
                     Ok(filter) => {

@@ -46,7 +46,7 @@ impl Hub {
     ) -> bool {
         if !local::arity_fits(row, request.len()) {
             if what == Tx::Exec {
-                self.abort_exec(key);
+                self.abort_exec(key, &local::wrong_arity(row.name));
             } else {
                 self.refuse(key, &local::wrong_arity(row.name));
             }
@@ -71,16 +71,14 @@ impl Hub {
         true
     }
 
-    /// EXEC with arguments: an error that ends the transaction.
-    fn abort_exec(&mut self, key: Key) {
+    /// EXEC that is refused: an error that ends the transaction.
+    pub(super) fn abort_exec(&mut self, key: Key, error: &str) {
         self.unwatch(key);
         if let Some(s) = self.sessions.get_mut(key) {
             s.transaction = None;
         }
-        self.refuse(
-            key,
-            "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
-        );
+        let why = error.strip_prefix("ERR ").unwrap_or(error);
+        self.refuse(key, &format!("EXECABORT Transaction discarded because of: {why}"));
     }
 
     pub(super) fn ok(&mut self, key: Key) {
@@ -123,7 +121,7 @@ impl Hub {
         };
         match row.handler {
             Handler::Transaction(Tx::Exec) if request.len() > 1 => {
-                self.abort_exec(key);
+                self.abort_exec(key, &local::wrong_arity(row.name));
                 return true;
             }
             Handler::Transaction(_) if !local::arity_fits(row, request.len()) => {

@@ -124,7 +124,7 @@ impl Hub {
             return true;
         };
         s.last = None;
-        if s.transaction.is_some() {
+        if s.transaction.is_some() || self.is_restricted(key) {
             self.refuse_queued(key, &local::unknown_command(request));
         } else {
             self.dispatch(key, None, NO_SLOT, request, 1);

@@ -10,6 +10,9 @@
 //! side; one owner needs neither, and a whole worker can be driven in a unit test.)
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod access;
+#[cfg(test)]
+mod access_tests;
 mod clients;
 mod databases;
 mod exclusive;
@@ -54,6 +57,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::access::Access;
 use crate::cluster::topology::{NodeAddr, SLOTS, Topology, UNASSIGNED};
 use crate::credentials::{Credential, CredentialState};
 use crate::key::{Arena, Key};
@@ -67,6 +71,8 @@ use crate::session::streams::Streams;
 use crate::upstream::pace::Pace;
 use crate::upstream::pipe::{Entry, Pipe};
 
+use access::Audit;
+pub use access::Refusal;
 use handover::Handover;
 use learn::Lessons;
 use memory::Memory;
@@ -130,6 +136,9 @@ enum Alarm {
 #[derive(Debug)]
 pub struct Hub {
     settings: Settings,
+    /// Who may do what; nearly always everybody everything.
+    access: Option<Arc<Access>>,
+    audit: Audit,
     sessions: Arena<Session>,
     pipes: Arena<Pipe>,
     nodes: Vec<Node>,
@@ -208,6 +217,8 @@ impl Hub {
         Self {
             reads_elsewhere: settings.read_from != ReadFrom::Primary,
             settings,
+            access: None,
+            audit: Audit::default(),
             sessions: Arena::default(),
             pipes: Arena::default(),
             nodes: Vec::new(),
@@ -281,12 +292,16 @@ impl Hub {
         self.counters.clients += 1;
         self.watch_idle();
         let (max_merge, max_pipeline) = (self.settings.max_merge, self.settings.max_pipeline);
-        self.sessions.insert_with(|key| {
+        let key = self.sessions.insert_with(|key| {
             let mut session = Session::new(key, profile, epoch);
             session.window.max_merge = max_merge;
             session.max_pipeline = max_pipeline;
             session
-        })
+        });
+        if self.access.is_some() {
+            self.greet(key);
+        }
+        key
     }
 
     /// The client will send no more; it still gets the replies that are due.

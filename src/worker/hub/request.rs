@@ -19,7 +19,7 @@ use crate::resp::encode;
 use crate::resp::inline;
 use crate::resp::request::{ArgRange, Request};
 use crate::resp::scan::{RequestError, RequestScan};
-use crate::session::core::Closing;
+use crate::session::core::{Closing, hold};
 use crate::session::fence::{Held, Target};
 use crate::session::local;
 use crate::session::window::NO_SLOT;
@@ -119,6 +119,12 @@ impl Hub {
         let Some(s) = self.sessions.get_mut(key) else {
             return;
         };
+        if s.holds & hold::UNAUTHENTICATED != 0 {
+            self.admit(key);
+        }
+        let Some(s) = self.sessions.get_mut(key) else {
+            return;
+        };
         let mut input = std::mem::take(&mut s.input);
         loop {
             if !self.parse_large(key, &mut input) {
@@ -187,7 +193,7 @@ impl Hub {
         self.request(key, &Request::new(&frame, None, &args))
     }
 
-    fn protocol_error(&mut self, key: Key, error: RequestError) {
+    pub(super) fn protocol_error(&mut self, key: Key, error: RequestError) {
         self.counters.protocol_errors += 1;
         self.counters.closed_request += u64::from(error == RequestError::TooLarge);
         if let Some(s) = self.sessions.get_mut(key) {
@@ -216,6 +222,9 @@ impl Hub {
                 }
             },
         };
+        if self.access.is_some() && !self.permits(key, row, request) {
+            return true;
+        }
         if self.pause.is_some() && self.holds_back(key, row, request) {
             return false;
         }
@@ -436,6 +445,10 @@ impl Hub {
             self.end_subscriptions(key);
             self.end_tracking(key);
             self.end_monitor(key);
+            self.forget_user(key);
+        }
+        if self.access.is_some() && self.says_who(key, row, what, request) {
+            return true;
         }
         let Some(s) = self.sessions.get_mut(key) else {
             return true;

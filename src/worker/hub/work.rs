@@ -10,7 +10,7 @@ use crate::cluster::refresh::Reason;
 use crate::cluster::topology::NodeAddr;
 use crate::key::Key;
 
-use super::{Letter, ReadFrom};
+use super::{Letter, ReadFrom, Refusal};
 
 /// What an operator can set about the data path.
 #[derive(Debug, Clone)]
@@ -74,6 +74,8 @@ pub struct Work {
     pub dials: Vec<Dial>,
     /// Lines for the log.
     pub notes: Vec<Note>,
+    /// Lines for the audit log.
+    pub refusals: Vec<Refusal>,
     /// How long replies of nodes took (µs); a sample, nothing to be done.
     pub latencies: Vec<u64>,
     /// Pipes that are gone: their sockets are to be dropped.
@@ -98,6 +100,7 @@ impl Work {
             && self.readable.is_empty()
             && self.dials.is_empty()
             && self.notes.is_empty()
+            && self.refusals.is_empty()
             && self.hangups.is_empty()
             && self.refresh.is_none()
             && self.rejected_credential.is_none()
@@ -157,4 +160,10 @@ pub struct Counters {
     pub retirements: u64,
     pub nodes_in_backoff: u64,
     pub subscriptions: u64,
+    pub refused_command: u64,
+    pub refused_key: u64,
+    pub refused_channel: u64,
+    pub refused_deny_list: u64,
+    pub refused_noauth: u64,
+    pub refused_wrongpass: u64,
 }
