@@ -462,7 +462,14 @@ fn seconds(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
+/// A fuzzer's bytes.
+#[cfg(fuzzing)]
+async fn connect(_: &str, _: u16) -> Result<crate::fuzzing::Fed, HttpError> {
+    Ok(crate::fuzzing::Fed::connect())
+}
+
 /// Connects to the first address that takes the connection.
+#[cfg(not(fuzzing))]
 async fn connect(host: &str, port: u16) -> Result<TcpStream, HttpError> {
     let addresses =
         tokio::net::lookup_host((host, port)).await.map_err(|_| HttpError::Unresolved)?;

@@ -37,8 +37,10 @@ mod reply;
 mod request;
 mod scan;
 mod scripts;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sim;
+#[cfg(any(test, fuzzing))]
+mod sim_settings;
 mod topics;
 mod tracking;
 mod trouble;
@@ -75,6 +77,8 @@ use pause::Pause;
 use peers::Peers;
 pub use peers::{Answer, Letter, Question};
 pub use reads::ReadFrom;
+#[cfg(fuzzing)]
+pub use sim::run as simulate;
 use topics::Topics;
 use unblock::Unblockings;
 
