@@ -7,7 +7,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::buffer::LARGE;
+use crate::buffer::{LARGE, room};
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
 use crate::command::lookup;
@@ -46,7 +46,7 @@ impl Hub {
                 && let Some(s) = self.sessions.get_mut(key)
             {
                 let rest = &data[used..];
-                s.input.reserve(need.max(rest.len()));
+                s.input.reserve(rest.len() + room(need, rest.len()));
                 s.input.extend_from_slice(rest);
             }
         } else {
@@ -123,7 +123,7 @@ impl Hub {
                 // A large request may still hold the allocation: do not keep it for nothing.
                 s.input = BytesMut::new();
             } else {
-                input.reserve(need.saturating_sub(input.len()));
+                input.reserve(room(need, input.len()));
                 s.input = input;
             }
             if s.ends_after_input && s.may_parse() {

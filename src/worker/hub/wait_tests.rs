@@ -2,7 +2,6 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::sim_settings::OP_TIMEOUT;
 pub(super) use super::sim_settings::settings;
