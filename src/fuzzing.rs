@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -25,26 +25,33 @@ pub fn answer_with(bytes: &[u8]) {
     });
 }
 
-/// A connection to the server of [`answer_with`].
+/// A connection to the server of [`answer_with`], which answers when it is asked.
 #[derive(Debug)]
 pub struct Fed {
     answer: Vec<u8>,
     said: usize,
+    asked: bool,
+    waiting: Option<Waker>,
 }
 
 impl Fed {
     /// Connects.
     pub fn connect() -> Self {
-        Self { answer: ANSWERS.with_borrow(Clone::clone), said: 0 }
+        let answer = ANSWERS.with_borrow(Clone::clone);
+        Self { answer, said: 0, asked: false, waiting: None }
     }
 }
 
 impl AsyncRead for Fed {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.asked {
+            self.waiting = Some(context.waker().clone());
+            return Poll::Pending;
+        }
         let left = &self.answer[self.said..];
         let n = left.len().min(buf.remaining());
         buf.put_slice(&left[..n]);
@@ -55,10 +62,14 @@ impl AsyncRead for Fed {
 
 impl AsyncWrite for Fed {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.asked = true;
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
         Poll::Ready(Ok(buf.len()))
     }
 
