@@ -1,5 +1,6 @@
 //! A cluster whose operator the proxy does not see: keys move one by one and slots at once, imports
 //! open, end and are given up, replicas take over. Through it goes a scan.
+#![allow(clippy::expect_used, clippy::panic, reason = "a model fails by panicking")]
 
 use super::super::sample::Named;
 use super::*;

@@ -5,6 +5,12 @@
 //! seed: replies of a session in request order, one for each request; no write executed twice;
 //! acknowledged writes executed; "not executed" never executed; writes of one session to one key
 //! executed in request order; nothing left behind at the end.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a model fails by panicking, and shows what SIM_TRACE asks for"
+)]
 
 mod node;
 
