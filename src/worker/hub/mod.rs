@@ -41,8 +41,10 @@ mod reply;
 mod request;
 mod scan;
 mod scripts;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sim;
+#[cfg(any(test, fuzzing))]
+mod sim_settings;
 mod topics;
 mod tracking;
 mod trouble;
@@ -83,10 +85,12 @@ use pause::Pause;
 use peers::Peers;
 pub use peers::{Answer, Letter, Question};
 pub use reads::ReadFrom;
+#[cfg(fuzzing)]
+pub use sim::run as simulate;
+#[cfg(test)]
+pub(crate) use sim_settings::settings as test_settings;
 use topics::Topics;
 use unblock::Unblockings;
-#[cfg(test)]
-pub(crate) use wait_tests::settings as test_settings;
 pub use work::{Counters, Dial, Note, Settings, Work};
 
 /// A command that cannot be answered with the reply it got.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::buffer::LARGE;
+use crate::buffer::{LARGE, room};
 use crate::command::spec::Handler;
 use crate::key::Key;
 use crate::resp::encode;
@@ -92,7 +92,7 @@ impl Hub {
                     if !wanted {
                         return p.begin_skip(rest).map_err(|_| Broken::NotResp);
                     }
-                    let mut input = BytesMut::with_capacity(need.max(rest.len()));
+                    let mut input = BytesMut::with_capacity(rest.len() + room(need, rest.len()));
                     input.extend_from_slice(rest);
                     p.keep_input(input);
                     return Ok(());
@@ -132,7 +132,7 @@ impl Hub {
                     if input.len() < LARGE && need <= LARGE {
                         input = BytesMut::from(&input[..]);
                     }
-                    input.reserve(need.saturating_sub(input.len()));
+                    input.reserve(room(need, input.len()));
                     p.keep_input(input);
                     return Ok(());
                 }

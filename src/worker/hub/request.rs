@@ -7,7 +7,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::buffer::LARGE;
+use crate::buffer::{LARGE, room};
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
 use crate::command::lookup;
@@ -27,9 +27,6 @@ use crate::upstream::pipe::{Entry, Purpose};
 
 use super::Hub;
 use super::learn::Lesson;
-
-/// A request that says to be larger than this (bytes) is believed as it arrives.
-const BELIEVED: usize = 1024 * 1024;
 
 /// Argument ranges kept for reuse between requests; more are given back.
 const KEEP_ARGS: usize = 4096;
@@ -51,7 +48,7 @@ impl Hub {
             {
                 keeps = true;
                 let rest = &data[used..];
-                s.input.reserve(room(need, rest.len()));
+                s.input.reserve(rest.len() + room(need, rest.len()));
                 s.input.extend_from_slice(rest);
             }
         } else {
@@ -138,7 +135,7 @@ impl Hub {
                 // A large request may still hold the allocation: do not keep it for nothing.
                 s.input = BytesMut::new();
             } else {
-                input.reserve(room(need, input.len()).saturating_sub(input.len()));
+                input.reserve(room(need, input.len()));
                 s.input = input;
             }
             if s.ends_after_input && s.may_parse() {
@@ -698,11 +695,6 @@ pub(super) fn block_entry(session: Key, ticket: u32, part: u16, replies: u32) ->
 
 /// The table row of a request: of the subcommand, when the command is a container.
 #[inline]
-/// Room to make for a request of `need` bytes of which `have` are there.
-fn room(need: usize, have: usize) -> usize {
-    need.min(BELIEVED.max(2 * have)).max(have)
-}
-
 fn find_row(request: &Request<'_>) -> Option<&'static Row> {
     let row = lookup::command(request.arg(0))?;
     if row.container && request.len() > 1 {
