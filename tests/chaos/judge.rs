@@ -108,7 +108,8 @@ pub fn log(pushes: &[Op], losses: &[Span], list: &[i64]) -> Vec<String> {
         match fates.get(&element).map(|op| op.fate) {
             None => objections.push(format!("element {element} was never written")),
             Some(Fate::NotRun) => {
-                objections.push(format!("element {element} is there, and was told as not executed"));
+                objections
+                    .push(format!("element {element} is there, and was told as not executed"));
             }
             // It may have run late.
             Some(Fate::Unknown) => {}
@@ -193,22 +194,43 @@ pub fn told(ops: &[Op], losses: &[Span]) -> Vec<String> {
     twice.map(|pair| format!("the number {} was told twice", pair[0])).collect()
 }
 
-/// Messages that surely were published while all was well and were not heard.
-pub fn unheard(
-    published: &[(u32, u64, Fate)],
-    heard: &BTreeSet<u64>,
-    calm: &[Span],
-) -> Vec<String> {
+/// Numbered messages of one publisher and what one subscriber heard: each at most once and in order,
+/// and all that were published in calm times. Times are ms of the run.
+pub fn messages(published: &[(u32, u64, Fate)], heard: &[u64], calm: &[Span]) -> Vec<String> {
+    let mut objections = Vec::new();
+    let fates: BTreeMap<u64, Fate> = published.iter().map(|p| (p.1, p.2)).collect();
+    let mut seen = BTreeSet::new();
+    let mut newest = 0;
+    for &number in heard {
+        if !seen.insert(number) {
+            objections.push(format!("message {number} came twice"));
+        }
+        match fates.get(&number) {
+            None | Some(Fate::NotRun) => {
+                objections.push(format!("message {number} came, but was never published"));
+            }
+            // It may have been published late.
+            Some(Fate::Unknown) => {}
+            Some(Fate::Done) => {
+                if number < newest {
+                    objections.push(format!("message {newest} came before message {number}"));
+                }
+                newest = newest.max(number);
+            }
+        }
+    }
     let well = |at: u32| calm.iter().any(|span| (span.from..=span.until).contains(&at));
     let missing: Vec<_> = published
         .iter()
-        .filter(|(at, number, fate)| *fate == Fate::Done && well(*at) && !heard.contains(number))
+        .filter(|(at, number, fate)| *fate == Fate::Done && well(*at) && !seen.contains(number))
         .collect();
-    let Some((at, number, _)) = missing.first() else {
-        return Vec::new();
-    };
-    let count = missing.len();
-    vec![format!("{count} messages of calm times are missing, the first is {number} of {at} ms")]
+    if let Some((at, number, _)) = missing.first() {
+        objections.push(format!(
+            "{} messages of calm times are missing, the first is {number} of {at} ms",
+            missing.len()
+        ));
+    }
+    objections
 }
 
 /// Something that was wrong with one shard, or with all of them when `shard` is `None`.

@@ -1,10 +1,8 @@
 //! The checker is checked: histories that are right pass, and each way to spoil one is seen.
 
-use std::collections::BTreeSet;
-
 use crate::check::Fate::{Done, NotRun, Unknown};
 use crate::history::{Loss, Losses, Op, Span};
-use crate::judge::{Access, Queue, Trouble, counter, healthy, log, register, told, unheard};
+use crate::judge::{Access, Queue, Trouble, counter, healthy, log, messages, register, told};
 
 const NO_LOSS: &[Span] = &[];
 const LOSS: &[Span] = &[Span { from: 100, until: 200 }];
@@ -141,14 +139,30 @@ fn a_queue_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn numbers_are_told_once_and_calm_messages_are_heard() {
+fn numbers_are_told_once() {
     assert!(told(&[done(1, 1), done(2, 2), op(3, Unknown, 2)], NO_LOSS).is_empty());
     assert!(!told(&[done(1, 1), done(2, 1)], NO_LOSS).is_empty());
     assert!(told(&[done(150, 1), done(300, 1)], LOSS).is_empty());
-    let published = [(50, 1, Done), (120, 2, Done), (130, 3, NotRun), (250, 4, Done)];
-    let heard = BTreeSet::from([2]);
-    assert!(unheard(&published, &heard, LOSS).is_empty());
-    assert!(!unheard(&published, &BTreeSet::new(), LOSS).is_empty());
+}
+
+#[test]
+fn messages_come_once_in_order_and_all_of_calm_times() {
+    let published =
+        [(50, 1, Done), (120, 2, Done), (130, 3, NotRun), (140, 4, Unknown), (250, 5, Done)];
+    for right in [&[2][..], &[1, 2, 5], &[1, 2, 5, 4], &[2, 4, 5]] {
+        assert!(messages(&published, right, LOSS).is_empty(), "{right:?}");
+    }
+    let spoilt: &[(&[u64], &str)] = &[
+        (&[], "one of calm times is missing"),
+        (&[2, 2], "twice"),
+        (&[2, 4, 5, 4], "an unknown one twice"),
+        (&[2, 1], "order"),
+        (&[2, 3], "not published"),
+        (&[2, 9], "made up"),
+    ];
+    for (heard, what) in spoilt {
+        assert!(!messages(&published, heard, LOSS).is_empty(), "{what}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! nothing may fail and no message be missed. `CHAOS_SEED` and `CHAOS_SECONDS` make a run again, or a
 //! long one: `make chaos MINUTES=60 SEED=7`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::check::{Channel, Hearing};
 use crate::history::{Op, Span};
 use crate::inject::{Injector, Record};
 use crate::judge::{self, Queue};
@@ -136,8 +135,10 @@ async fn bed(seed: u64, sabotage: Option<&str>) -> Bed {
         "--dial-rate-limit=200",
         "--topology-refresh=10s",
     ];
-    let mut options =
-        ProxyOptions::new(cluster.seeds()).metadata(metadata.host()).op_timeout(OP_TIMEOUT).args(args);
+    let mut options = ProxyOptions::new(cluster.seeds())
+        .metadata(metadata.host())
+        .op_timeout(OP_TIMEOUT)
+        .args(args);
     if let Some(what) = sabotage {
         options = options.env("MEMORYSTORE_PROXY_SABOTAGE", what);
     }
@@ -238,7 +239,7 @@ impl History {
         let mut objections = Vec::new();
         for Left { report, .. } in &self.left {
             for Failure { at, waited, text, .. } in &report.failures {
-                let at = u32::try_from(at.as_millis()).unwrap_or(u32::MAX);
+                let at = millis(*at);
                 let calm = self.calms.iter().any(|c| (c.from..=c.until).contains(&at));
                 let known = KNOWN.iter().any(|words| text.contains(words));
                 if calm || !known {
@@ -255,37 +256,24 @@ impl History {
     }
 
     fn judge_hearing(&self) -> Vec<String> {
-        let mut channels: BTreeMap<&str, Channel> = BTreeMap::new();
-        let spoken = || self.left.iter().flat_map(|l| l.report.facts.iter().map(|f| (&l.report.name, f)));
-        for (_, fact) in spoken() {
-            if let Spoken::Published { channel, messages } = fact {
-                let channel = channels.entry(channel).or_default();
-                channel.published.clone_from(messages);
-            }
-        }
-        let calm: Vec<Span> = self
-            .calms
-            .iter()
-            .map(|c| Span { from: c.from, until: c.until.saturating_sub(MARGIN) })
+        let facts = || self.left.iter().flat_map(|l| &l.report.facts);
+        let published: BTreeMap<&str, Vec<_>> = facts()
+            .filter_map(|fact| match fact {
+                Spoken::Published { channel, messages } => Some((
+                    channel.as_str(),
+                    messages.iter().map(|m| (millis(m.0), m.1, m.2)).collect(),
+                )),
+                _ => None,
+            })
             .collect();
-        let limits = Hearing {
-            longest_silence: Duration::MAX,
-            fresh_within: Duration::MAX / 2,
-            gaps: true,
-        };
+        let until = |c: &Span| Span { until: c.until.saturating_sub(MARGIN), ..*c };
+        let calm: Vec<Span> = self.calms.iter().map(until).collect();
         let mut objections = Vec::new();
-        for (name, fact) in spoken() {
+        for fact in facts() {
             let Spoken::Heard { channel, messages } = fact else { continue };
-            let Some(channel) = channels.get(channel.as_str()) else { continue };
-            let mut wrong = channel.objections(messages, limits);
-            let published: Vec<_> = channel
-                .published
-                .iter()
-                .map(|(at, n, fate)| (u32::try_from(at.as_millis()).unwrap_or(u32::MAX), *n, *fate))
-                .collect();
-            let heard: BTreeSet<u64> = messages.iter().map(|m| m.1).collect();
-            wrong.extend(judge::unheard(&published, &heard, &calm));
-            objections.extend(wrong.into_iter().map(|why| format!("messages: {name}: {why}")));
+            let heard: Vec<u64> = messages.iter().map(|m| m.1).collect();
+            let wrong = judge::messages(&published[channel.as_str()], &heard, &calm);
+            objections.extend(wrong.into_iter().map(|why| format!("messages: {channel}: {why}")));
         }
         objections
     }
@@ -367,7 +355,10 @@ impl History {
         for (fault, times) in faults {
             println!("{times:>6} {fault}");
         }
-        println!("{failovers:>6} failovers in all, {} of them may have lost writes", losses.0.len());
+        println!(
+            "{failovers:>6} failovers in all, {} of them may have lost writes",
+            losses.0.len()
+        );
         let failures = || self.left.iter().flat_map(|l| &l.report.failures);
         let unknown = failures().filter(|f| f.unknown).count();
         let checked: usize = self.left.iter().flat_map(|l| &l.facts).map(Fact::len).sum();
@@ -381,6 +372,10 @@ impl History {
         let mib: Vec<String> = memory.iter().map(|m| format!("{}", m >> 20)).collect();
         println!("resident MiB after each phase: {}", mib.join(" "));
     }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// What errors may say.

@@ -260,7 +260,10 @@ impl fmt::Display for Phase {
         writeln!(f, "{kind} phase of {:?}, {} slots may move", self.length, self.moves.len())?;
         for Window { at, length, front, fault, share } in &self.wires {
             let percent = share.percent;
-            writeln!(f, "  {at:>8.3?} {length:>8.3?} {front:?}: {fault:?}, {percent} % of the wires")?;
+            writeln!(
+                f,
+                "  {at:>8.3?} {length:>8.3?} {front:?}: {fault:?}, {percent} % of the wires"
+            )?;
         }
         for Step { at, shard, fault } in &self.nodes {
             writeln!(f, "  {at:>8.3?}          shard {shard}: {fault:?}")?;

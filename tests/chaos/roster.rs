@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use crate::commands;
 use crate::hearing::{Manner, publisher, subscriber};
 use crate::plan::SHARDS;
 use crate::sessions::{self, Duty, Fact};
 use crate::support::client::Proto;
 use crate::support::slots::{keys_on_shard, slot_of};
 use crate::talk::{Report, Run, Talk};
-use crate::commands;
 
 /// What one session does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,9 @@ pub fn queues() -> Vec<(String, bool)> {
     ROSTER
         .iter()
         .filter_map(|&(role, team)| match role {
-            Role::Queueing { duty: Duty::Push, moves } => Some((format!("{{queue:{team}}}"), moves)),
+            Role::Queueing { duty: Duty::Push, moves } => {
+                Some((format!("{{queue:{team}}}"), moves))
+            }
             _ => None,
         })
         .collect()

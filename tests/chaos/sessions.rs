@@ -20,17 +20,42 @@ use crate::talk::{Gone, Run, Talk, breathe};
 /// Something a session knows.
 #[derive(Debug)]
 pub enum Fact {
-    Counter { key: String, ops: Vec<Op> },
-    Register { key: String, accesses: Vec<Access> },
+    Counter {
+        key: String,
+        ops: Vec<Op>,
+    },
+    Register {
+        key: String,
+        accesses: Vec<Access>,
+    },
     /// A list it has filled, and what that held.
-    Log { key: String, pushes: Vec<Op>, list: Vec<i64> },
+    Log {
+        key: String,
+        pushes: Vec<Op>,
+        list: Vec<i64>,
+    },
     /// Numbers it was told as its own.
-    Told { key: String, ops: Vec<Op> },
-    Pushed { queue: String, ops: Vec<Op> },
-    Taken { queue: String, ops: Vec<Op> },
-    Moved { queue: String, ops: Vec<Op> },
+    Told {
+        key: String,
+        ops: Vec<Op>,
+    },
+    Pushed {
+        queue: String,
+        ops: Vec<Op>,
+    },
+    Taken {
+        queue: String,
+        ops: Vec<Op>,
+    },
+    Moved {
+        queue: String,
+        ops: Vec<Op>,
+    },
     /// What it asked of one shard.
-    Probe { shard: usize, ops: Vec<Op> },
+    Probe {
+        shard: usize,
+        ops: Vec<Op>,
+    },
 }
 
 impl Fact {
@@ -199,9 +224,7 @@ pub async fn streaming(talk: &mut Talk, facts: &mut Vec<Fact>, team: usize) -> O
                 let reply = talk.answer(&cmd!["RPUSH"], since).await?;
                 pushes.push(Op::numbered(sent, ms(&talk.run), &reply));
             }
-            if rng.u8(..3) == 0 {
-                tokio::time::sleep(Duration::from_millis(rng.u64(1..5))).await;
-            }
+            tokio::time::sleep(Duration::from_millis(rng.u64(1..8))).await;
         }
         let Some(list) = insist(talk, &cmd!["LRANGE", &key, "0", "-1"]).await? else { break };
         facts.push(Fact::Log { key: key.clone(), pushes, list: numbers(&list) });
@@ -449,12 +472,7 @@ fn element_of(reply: &Value, list: &str) -> Option<i64> {
 }
 
 /// SETs and GETs one key on one shard, and times them.
-pub async fn probe(
-    talk: &mut Talk,
-    facts: &mut Vec<Fact>,
-    shard: usize,
-    key: String,
-) -> Outcome {
+pub async fn probe(talk: &mut Talk, facts: &mut Vec<Fact>, shard: usize, key: String) -> Outcome {
     let mut rng = fastrand::Rng::new();
     let (mut ops, mut accesses) = (Vec::new(), Vec::new());
     let outcome = async {
