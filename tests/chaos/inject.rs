@@ -120,12 +120,18 @@ impl<'a> Injector<'a> {
             Front::PrimaryOf(shard) => (vec![self.primary(shard).await], Some(shard)),
         };
         self.count(name_of(window.fault), 1);
+        if let Some(close) = window.then {
+            self.count(name_of(WireFault::Close(close)), 1);
+        }
         self.trouble(shard, async {
             for &member in &members {
                 self.switch(member, window, true);
             }
             tokio::time::sleep(window.length).await;
             for &member in &members {
+                if let Some(close) = window.then {
+                    self.bed.cluster.member(member).front().network().close(close, window.share);
+                }
                 self.switch(member, window, false);
             }
         })

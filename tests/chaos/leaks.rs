@@ -15,6 +15,10 @@ const CONNECTIONS_A_NODE: u64 = 12;
 /// bursts have needed.
 const GROWTH: u64 = 48 << 20;
 
+/// What nodes know of clients: nothing may be left of it.
+const OF_CLIENTS: [&str; 4] =
+    ["blocked_clients", "pubsub_channels", "pubsub_patterns", "pubsubshard_channels"];
+
 /// What it held at a moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Resources {
@@ -46,6 +50,19 @@ impl Resources {
         if !holds(PATIENCE, async || clients().await == Some(0.0)).await {
             let left = clients().await;
             objections.push(format!("leak: {left:?} client connections are left"));
+        }
+        let mut of_clients = Vec::new();
+        let forgotten = holds(PATIENCE, async || {
+            of_clients.clear();
+            for field in OF_CLIENTS {
+                of_clients.push((field, bed.cluster.stat(field).await));
+            }
+            of_clients.iter().all(|(_, left)| *left == 0)
+        })
+        .await;
+        if !forgotten {
+            objections
+                .push(format!("leak: nodes still have {of_clients:?} of clients that are gone"));
         }
         let nodes = bed.cluster.members().len() as u64;
         let mut now = Self::of(bed).await;

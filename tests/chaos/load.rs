@@ -125,12 +125,13 @@ async fn bed(seed: u64, sabotage: Option<&str>) -> Bed {
         front.faults().set_first_auth_counts(true);
     }
     let threads = (1 + seed % 2).to_string();
+    // The default waits up to half a minute, but never long after a short fault.
+    let backoff = if seed % 4 < 2 { "--auth-backoff-max=1s" } else { "--auth-backoff-min=100ms" };
     let args = [
         "--threads",
         &threads,
         "--max-connection-age=4s",
-        "--auth-backoff-min=50ms",
-        "--auth-backoff-max=1s",
+        backoff,
         "--connect-timeout=2s",
         "--dial-rate-limit=200",
         "--topology-refresh=10s",
@@ -142,7 +143,7 @@ async fn bed(seed: u64, sabotage: Option<&str>) -> Bed {
     if let Some(what) = sabotage {
         options = options.env("MEMORYSTORE_PROXY_SABOTAGE", what);
     }
-    println!("{threads} threads; an authentication that ends: {expiry:?}");
+    println!("{threads} threads; {backoff}; an authentication that ends: {expiry:?}");
     let proxy = Proxy::start(options).await;
     Bed { proxy, cluster, metadata }
 }

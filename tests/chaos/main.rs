@@ -44,6 +44,7 @@ mod leaks;
 mod load;
 #[cfg(feature = "sabotage")]
 mod mutants;
+mod network_tests;
 mod plan;
 mod roster;
 mod sessions;

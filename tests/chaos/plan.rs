@@ -44,6 +44,8 @@ pub struct Window {
     pub length: Duration,
     pub front: Front,
     pub fault: WireFault,
+    /// How it ends: what was cut by then at any byte is never completed.
+    pub then: Option<Close>,
     pub share: Share,
 }
 
@@ -170,7 +172,7 @@ impl Phase {
             }
         };
         let front = Front::PrimaryOf(shard);
-        phase.wires = vec![Window { at, length: long, front, fault, share: all }];
+        phase.wires = vec![Window { at, length: long, front, fault, then: None, share: all }];
         phase
     }
 }
@@ -204,7 +206,8 @@ fn wires(rng: &mut fastrand::Rng, phase: Duration, op_timeout: Duration) -> Vec<
         if at + length > phase {
             return windows;
         }
-        windows.push(Window { at, length, front, fault, share });
+        let then = (length > Duration::ZERO && rng.bool()).then(|| close(rng));
+        windows.push(Window { at, length, front, fault, then, share });
         at += length + millis(rng, 200, 900);
     }
 }
@@ -216,10 +219,16 @@ fn wire_fault(rng: &mut fastrand::Rng) -> WireFault {
         3 | 4 => WireFault::Weather(Weather::Lost),
         5 | 6 => WireFault::Weather(Weather::Slow(rng.usize(1..200))),
         7 => WireFault::Refuse,
-        8 => WireFault::Close(Close::Reset),
-        9 => WireFault::Close(Close::Finish),
-        10 => WireFault::Close(Close::Half),
-        _ => WireFault::Close(Close::Late(millis(rng, 50, 800))),
+        _ => WireFault::Close(close(rng)),
+    }
+}
+
+fn close(rng: &mut fastrand::Rng) -> Close {
+    match rng.u8(..4) {
+        0 => Close::Reset,
+        1 => Close::Finish,
+        2 => Close::Half,
+        _ => Close::Late(millis(rng, 50, 800)),
     }
 }
 
@@ -258,12 +267,13 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.solo { "solo" } else { "mixed" };
         writeln!(f, "{kind} phase of {:?}, {} slots may move", self.length, self.moves.len())?;
-        for Window { at, length, front, fault, share } in &self.wires {
+        for Window { at, length, front, fault, then, share } in &self.wires {
             let percent = share.percent;
-            writeln!(
-                f,
-                "  {at:>8.3?} {length:>8.3?} {front:?}: {fault:?}, {percent} % of the wires"
-            )?;
+            write!(f, "  {at:>8.3?} {length:>8.3?} {front:?}: {fault:?}")?;
+            if let Some(close) = then {
+                write!(f, ", then {close:?}")?;
+            }
+            writeln!(f, ", {percent} % of the wires")?;
         }
         for Step { at, shard, fault } in &self.nodes {
             writeln!(f, "  {at:>8.3?}          shard {shard}: {fault:?}")?;
