@@ -11,7 +11,8 @@ use crate::plan::Plan;
 /// must be among those that come. A plan may miss what it takes, so a few are tried.
 async fn turns_red(sabotage: &'static str, kinds: &[&str]) {
     let mut all = Vec::new();
-    for seed in 1..=3 {
+    // Of connections that are never replaced: a leak does not end by itself.
+    for seed in [4, 6, 7] {
         let plan = Plan::of_the_network(seed, Duration::from_secs(20), OP_TIMEOUT);
         let verdict = run(Settings { plan, sabotage: Some(sabotage) }).await;
         println!("{sabotage}: {verdict}");
@@ -46,7 +47,7 @@ async fn a_connection_that_is_kept_is_seen() {
 /// Without sabotage the same plans end well.
 #[tokio::test]
 async fn an_unbroken_proxy_is_not_accused() {
-    let plan = Plan::of_the_network(1, Duration::from_secs(20), OP_TIMEOUT);
+    let plan = Plan::of_the_network(4, Duration::from_secs(20), OP_TIMEOUT);
     let verdict = run(Settings { plan, sabotage: None }).await;
     assert!(verdict.objections.is_empty(), "{verdict}");
 }
