@@ -4,6 +4,9 @@
 #   make test           everything, against real servers and real client libraries
 #   make lifecycle MINUTES=10           the life cycle of authentication under faults, by 100 sessions;
 #                       VARIANT=close: one way it may go, all the time; LIFECYCLE_SEED=n: once more
+#   make chaos MINUTES=10               network, nodes, slots and IAM fail by a plan while sessions of all
+#                       kinds work, then a checker; SEED=n: the same plan once more
+#   make chaos-mutants  breaks the proxy on purpose: the checker must see it
 #   make bench          speed, CPU and memory beside HAProxy and Envoy, minutes;  make bench QUICK=1  under one;
 #                       SVG=PATH  the chart there as well;  PROXY=PATH  that program, not a new build
 #   make bench-tls      what TLS to the cluster costs in CPU;  make bench-memory  what stays resident
@@ -24,6 +27,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CHECK ?=
 MINUTES ?= 10
 VARIANT ?=
+SEED ?=
 QUICK ?=
 SVG ?=
 PROXY ?=
@@ -40,7 +44,7 @@ define need
 fi
 endef
 
-.PHONY: help demo test lifecycle bench bench-tls bench-memory lint instructions validate deb deny sbom reproducible fuzz servers clients
+.PHONY: help demo test lifecycle chaos chaos-mutants bench bench-tls bench-memory lint instructions validate deb deny sbom reproducible fuzz servers clients
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -87,6 +91,16 @@ test: servers clients
 lifecycle: servers
 	LIFECYCLE_SECONDS=$$(( $(MINUTES) * 60 / $(if $(VARIANT),1,6) )) LIFECYCLE_SESSIONS=$${LIFECYCLE_SESSIONS:-100} \
 	  cargo test --locked --test e2e -- --test-threads=1 --nocapture $(if $(VARIANT),--exact) lifecycle::load::$(VARIANT)
+
+# The minutes are those of faults; calms between them, in which all must be well, come on top.
+chaos: servers
+	$(if $(SEED),CHAOS_SEED=$(SEED)) CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) \
+	  cargo test --locked --test chaos -- --nocapture --exact load::holds_what_is_promised
+
+# A build of its own: no other one can break anything.
+chaos-mutants: servers
+	cargo test --locked --features sabotage --target-dir target/sabotage --test chaos -- \
+	  --test-threads=1 mutants::
 
 bench: servers
 	$(call need,command -v haproxy && command -v redis-benchmark,haproxy redis-tools)

@@ -43,6 +43,7 @@ pub mod key;
 pub mod listener;
 pub mod net;
 pub mod resp;
+pub mod sabotage;
 pub mod session;
 pub mod stamp;
 pub mod subcommand;

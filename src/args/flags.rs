@@ -196,7 +196,8 @@ pub const FLAGS: &[Flag] = &[
     value("auth-backoff-min", "DURATION", Some("100ms"), CREDENTIALS,
         "Shortest wait before a failed authentication or token request is repeated."),
     value("auth-backoff-max", "DURATION", Some("30s"), CREDENTIALS,
-        "Longest such wait; waits double up to it, with jitter."),
+        "Longest such wait; waits double up to it, with jitter. A node that cannot be reached at all is dialled \
+         again after 2s at most."),
     value("op-timeout", "DURATION", Some("5s"), UPSTREAM,
         "Time a command has, redirects and retries included, before it is answered with an error."),
     value("connect-timeout", "DURATION", Some("5s"), UPSTREAM,

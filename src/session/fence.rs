@@ -21,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::redirect::Trouble;
+use crate::sabotage::{Promise, breaks};
 
 /// Where a held command goes when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +125,8 @@ impl Fences {
     /// Queues a new command behind a fence.
     pub fn queue(&mut self, slot: u16, held: Held) {
         self.bytes += held.frame.len();
-        self.slots.entry(slot).or_default().queue.push_back(held);
+        let queue = &mut self.slots.entry(slot).or_default().queue;
+        if breaks(Promise::Fence) { queue.push_front(held) } else { queue.push_back(held) }
     }
 
     /// Takes back a command of a fenced slot that was sent and has to be sent again.

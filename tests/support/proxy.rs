@@ -246,12 +246,27 @@ impl Proxy {
         self.status("VmHWM:")
     }
 
+    /// File descriptors it has open.
+    pub fn open_files(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.id()));
+        open.expect("the proxy runs").count() as u64
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> u64 {
+        self.number("Threads:")
+    }
+
     fn status(&self, field: &str) -> u64 {
+        self.number(field) * 1024
+    }
+
+    fn number(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
             .expect("the proxy runs");
         let line = status.lines().find(|l| l.starts_with(field)).expect(field);
-        let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
-        kib.expect("a number of KiB") * 1024
+        let number = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+        number.expect("a number")
     }
 
     /// Sends SIGTERM and waits for the end.

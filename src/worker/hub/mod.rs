@@ -34,6 +34,8 @@ mod peers;
 mod pubsub;
 mod reads;
 mod refusals;
+#[cfg(test)]
+mod refusals_tests;
 mod renewal;
 #[cfg(test)]
 mod renewal_tests;
