@@ -63,6 +63,7 @@ impl Run {
     }
 
     /// How many good replies and messages each session has got so far.
+    #[allow(dead_code, reason = "asked by tests/chaos")]
     pub fn progress(&self) -> Vec<(String, u64)> {
         let all = self.progress.lock().unwrap_or_else(|e| e.into_inner());
         all.iter().map(|(name, n)| (name.clone(), n.load(Ordering::Relaxed))).collect()
