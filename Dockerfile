@@ -37,7 +37,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     esac \
     && cargo zigbuild --release --locked --bin memorystore-auth-proxy --target "$triple" \
       --config 'profile.release.strip="debuginfo"' \
-    && cp "target/$triple/release/memorystore-auth-proxy" /memorystore-auth-proxy
+    && cp "target/$triple/release/memorystore-auth-proxy" /memorystore-auth-proxy \
+    && python3 deploy/sbom.py --target "$triple" --output /sbom.cdx.json
 
 # Holds root certificates, no shell and no gcloud: --gcloud-auth does not work in this image. Probes ask
 # over HTTP (/startup, /liveness, /readiness), or run the program's own `wait`.
@@ -51,6 +52,8 @@ LABEL org.opencontainers.image.title="memorystore-auth-proxy" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /memorystore-auth-proxy /memorystore-auth-proxy
+# What it is linked from (CycloneDX).
+COPY --from=build /sbom.cdx.json /sbom.cdx.json
 COPY LICENSE /LICENSE
 USER 65532:65532
 # Redis, the HTTP endpoints, the admin endpoint: only the first is on without a flag.

@@ -60,6 +60,8 @@ impl Rig {
             max_request: 512 << 20,
             max_client_output: 64 << 20,
             max_merge: 256 << 20,
+            max_pipeline: 16 * 1024,
+            client_idle_timeout: None,
         };
         let mut hub = Hub::new(settings, 1);
         hub.set_credential(CredentialState::NotNeeded);
@@ -95,6 +97,7 @@ impl Rig {
                 self.hub.pipe_connected(dial.pipe);
             }
             for key in self.work.pipes.drain(..) {
+                self.hub.weigh_pipe(key);
                 let Some(pipe) = self.hub.pipe_mut(key) else {
                     continue;
                 };
@@ -115,6 +118,8 @@ impl Rig {
                     session.dirty = false;
                     let unsent = session.out.unsent();
                     session.out.consume(unsent);
+                    let change = session.recount();
+                    self.hub.note_held(change);
                     self.received += unsent;
                 }
             }

@@ -8,6 +8,7 @@
 pub mod access;
 mod http;
 mod instance;
+mod limits;
 mod line;
 mod service;
 mod stop;
@@ -25,8 +26,9 @@ use crate::credentials::task::{self, CredentialHandle};
 use crate::env::Environment;
 use crate::error::{Error, chain};
 use crate::listener::Gate;
+use crate::worker::Worker;
 use http::Shown;
-use instance::{Running, Sockets};
+use instance::{Running, Shared, Sockets};
 use stop::{Cause, Stop};
 use upstream::{Upstream, for_whom};
 
@@ -35,11 +37,6 @@ use upstream::{Upstream, for_whom};
 /// # Errors
 /// What could not be had at start: an address, a thread, a name; [`Error::Signal`] for a signal.
 pub fn run(config: Config, env: Environment) -> Result<(), Error> {
-    // A client is a descriptor; many systems begin with 1024 and permit far more to those who ask.
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) => tracing::debug!(limit, "open files permitted"),
-        Err(error) => tracing::debug!(%error, "the limit of open files stays as it is"),
-    }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -49,6 +46,7 @@ pub fn run(config: Config, env: Environment) -> Result<(), Error> {
 
 async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let mut stop = Stop::listen()?;
+    let (clients, budget) = (limits::clients(&config.limits), limits::budget(&config.limits));
     let skip = config.lifecycle.skip_failed_instance_config;
     let mut bound = Vec::new();
     for instance in &config.instances {
@@ -63,13 +61,18 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     let for_whom = for_whom(&config, &credentials, &env);
     let local_tls = tls::local(&config).await?;
     let rules = access::follow(&config).await?;
+    let shared = Shared {
+        config: &config,
+        credentials: &credentials,
+        rules: &rules,
+        budget: &budget,
+        stop: &workers_end,
+    };
     let mut instances = Vec::new();
     for (instance, sockets) in bound {
         let upstream = Upstream::of(&config, instance, &for_whom).await?;
-        let end = &workers_end;
-        let started =
-            Running::start(&config, instance, sockets, upstream, &credentials, &rules, end)?;
-        instances.push(started);
+        let running = Running::start(&shared, instance, sockets, upstream)?;
+        instances.push(running);
     }
     if config.lifecycle.run_connection_test {
         instances = tested(instances, &config, &credentials).await?;
@@ -87,7 +90,7 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     };
     let http = http::start(&shown, &servers_end).await?;
     http::start_admin(config.lifecycle.quitquitquit, stop.quit.clone(), &servers_end).await?;
-    let gate = Arc::new(Gate::new(config.lifecycle.max_connections));
+    let gate = Arc::new(Gate::new(clients));
     let mut accepting = JoinSet::new();
     for instance in &mut instances {
         let uids = config.access.unix_uids.as_deref();
@@ -96,7 +99,10 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
     lifecycle.set_listening();
     let watchdog = service::started(&instances);
 
-    let cause = stop.next().await;
+    let cause = tokio::select! {
+        cause = stop.next() => cause,
+        () = a_worker_ends(&instances) => Cause::Broken,
+    };
     service::stopping();
     lifecycle.set_draining();
     drain(&config, cause, &mut stop, accepting, &workers_end, &instances).await?;
@@ -106,6 +112,13 @@ async fn serve(config: Config, env: Environment) -> Result<(), Error> {
         http.abort();
     }
     cause.outcome(config.lifecycle.exit_zero_on_sigterm)
+}
+
+/// Waits until the thread of some worker is gone.
+async fn a_worker_ends(instances: &[Running]) {
+    let workers = instances.iter().flat_map(|instance| instance.workers.iter());
+    let mut ends: JoinSet<()> = workers.map(Worker::ended).collect();
+    ends.join_next().await;
 }
 
 /// What an instance came to; a failure ends the process unless it may be skipped.

@@ -22,6 +22,15 @@ const SEGMENT: usize = 64 * 1024;
 /// A spare gathering segment larger than this (bytes) is given back to the allocator when idle.
 const KEEP: usize = 16 * 1024;
 
+/// Most room made for bytes that a peer promised and has not sent (bytes).
+const AHEAD: usize = 1024 * 1024;
+
+/// Room to make for a frame of `need` bytes of which `have` have come: a length is a claim, and whoever
+/// claims 512 MB and sends nothing is not given them.
+pub fn room(need: usize, have: usize) -> usize {
+    need.saturating_sub(have).min(AHEAD)
+}
+
 /// Most slices one gathered write carries.
 pub const MAX_SLICES: usize = 16;
 

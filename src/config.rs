@@ -10,6 +10,7 @@ mod endpoint;
 mod google;
 mod instances;
 mod lifecycle;
+mod limits;
 mod tls;
 mod values;
 
@@ -24,6 +25,7 @@ pub use access::{Access, UsersFile};
 pub use endpoint::Endpoint;
 pub use instances::Instance;
 pub use lifecycle::Lifecycle;
+pub use limits::{BufferTotal, Limits};
 pub use tls::{LocalCertificate, Tls};
 
 use crate::args::flags::{self, Kind};
@@ -65,6 +67,8 @@ pub struct Config {
     pub max_connection_age: Duration,
     /// Dials and AUTHs a second, of all workers together; 0: no limit.
     pub dial_rate_limit: u32,
+    /// How much clients may take.
+    pub limits: Limits,
     /// How the process starts and stops.
     pub lifecycle: Lifecycle,
     /// Encryption, towards the cluster and towards clients.
@@ -165,6 +169,7 @@ impl Config {
             max_redirects: reader.typed("max-redirects", redirects)?,
             max_connection_age: reader.typed("max-connection-age", duration_or_zero)?,
             dial_rate_limit: reader.typed("dial-rate-limit", rate)?,
+            limits: reader.limits()?,
             lifecycle: reader.lifecycle()?,
             http,
             logs,

@@ -32,13 +32,18 @@ pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod credentials;
+#[cfg(any(test, fuzzing))]
+mod dice;
 pub mod env;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod google;
 pub mod key;
 pub mod listener;
 pub mod net;
 pub mod resp;
+pub mod sabotage;
 pub mod session;
 pub mod stamp;
 pub mod subcommand;

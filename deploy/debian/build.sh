@@ -31,6 +31,8 @@ put 644 "$here/copyright" "$doc/copyright"
 for page in README.md SECURITY.md docs/clients.md docs/commands.md docs/correctness.md docs/differences.md; do
   put 644 "$top/$page" "$doc/$page"
 done
+"$top/deploy/sbom.py" --output "$work/sbom.json"
+put 644 "$work/sbom.json" "$doc/sbom.cdx.json"
 put 644 "$top/deploy/prometheus/alerts.yaml" "$doc/examples/alerts.yaml"
 put 644 "$top/deploy/grafana/dashboard.json" "$doc/examples/dashboard.json"
 put 644 "$top/CHANGELOG.md" "$doc/NEWS.md"

@@ -25,14 +25,9 @@ use crate::listener::{self, Gate, Reception, SocketFile};
 use crate::telemetry::control::Resting;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::upstream::tls::Trust;
+use crate::worker::budget::Budget;
 use crate::worker::hub::Settings;
 use crate::worker::{Feeds, Worker, introduce};
-
-/// Largest request taken from a client (bytes): one value of 512 MB and its command around it.
-const MAX_REQUEST: usize = 1 << 30;
-
-/// A client that leaves more than this unread (bytes) is disconnected.
-const MAX_CLIENT_OUTPUT: usize = 256 << 20;
 
 /// Most the nodes' replies to one command may hold together while they are merged (bytes); KEYS of more
 /// is refused.
@@ -76,6 +71,20 @@ impl Sockets {
     }
 }
 
+/// What all instances share.
+pub(super) struct Shared<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// The AUTH password.
+    pub credentials: &'a CredentialHandle,
+    /// What clients may do.
+    pub rules: &'a Rules,
+    /// What buffers may hold.
+    pub budget: &'a Arc<Budget>,
+    /// Ends the workers.
+    pub stop: &'a CancellationToken,
+}
+
 /// A running instance.
 pub(super) struct Running {
     /// What it is called.
@@ -101,16 +110,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the watcher and the workers; `stop` ends the workers. Clients are not accepted yet.
+    /// Starts the watcher and the workers. Clients are not accepted yet.
     pub(super) fn start(
-        config: &Config,
+        shared: &Shared<'_>,
         instance: &Instance,
         sockets: Sockets,
         upstream: Upstream,
-        credentials: &CredentialHandle,
-        rules: &Rules,
-        stop: &CancellationToken,
     ) -> Result<Self, Error> {
+        let &Shared { config, credentials, rules, budget, stop } = shared;
         let Upstream { seeds, trust, credential } = upstream;
         let activity = config.lifecycle.lazy_refresh.then(Arc::<Activity>::default);
         let watcher =
@@ -137,6 +144,7 @@ impl Running {
                     credential: credential.clone(),
                     trust: trust.clone(),
                     access: rules.clone(),
+                    budget: budget.clone(),
                 };
                 let grace = config.lifecycle.max_sigterm_delay;
                 Worker::start(i, settings.clone(), feeds, control, stop.clone(), grace)
@@ -280,9 +288,11 @@ fn settings(config: &Config, instance: &Instance) -> Settings {
         max_connection_age: config.max_connection_age,
         // The workers share what the instance may do.
         dial_rate_limit: f64::from(config.dial_rate_limit) / config.threads.get() as f64,
-        max_request: MAX_REQUEST,
-        max_client_output: MAX_CLIENT_OUTPUT,
+        max_request: config.limits.request,
+        max_client_output: config.limits.client_output,
+        max_pipeline: config.limits.pipeline,
         max_merge: MAX_MERGE,
+        client_idle_timeout: config.limits.idle_timeout,
     }
 }
 

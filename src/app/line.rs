@@ -54,12 +54,13 @@ impl Control for Line {
         upstream_us.iter().for_each(|&us| latencies.upstream.observe(us));
     }
 
-    fn publish(&self, c: &Counters, sessions: usize) {
+    fn publish(&self, c: &Counters, sessions: usize, buffered: usize) {
         let m = &*self.metrics;
         if !self.activities.is_empty() && m.commands.get() != c.commands {
             self.activities.iter().for_each(|activity| activity.note());
         }
         m.client_connections.set(sessions as u64);
+        m.buffered_bytes.set(buffered as u64);
         m.client_connections_total.set(c.clients);
         m.commands.set(c.commands);
         m.replies.set(c.replies);
@@ -73,7 +74,10 @@ impl Control for Line {
         m.error_replies_maybe_executed.set(c.fail_maybe_executed);
         m.error_replies_redirects.set(c.fail_redirects);
         m.error_replies_protocol.set(c.protocol_errors);
-        m.error_replies_output_limit.set(c.output_limit);
+        m.closed_output.set(c.closed_output);
+        m.closed_request.set(c.closed_request);
+        m.closed_buffer_total.set(c.closed_buffer_total);
+        m.closed_idle.set(c.closed_idle);
         m.error_replies_other.set(
             c.error_replies
                 .saturating_sub(c.fail_deadline + c.fail_maybe_executed + c.fail_redirects),

@@ -1,4 +1,4 @@
-//! What ends the process: a signal, or somebody at `/quitquitquit`.
+//! What ends the process: a signal, somebody at `/quitquitquit`, or a worker that broke.
 //!
 //! Invariant: the first cause decides the exit code; a second signal ends the waiting, never the
 //! replies that are being written at that moment.
@@ -20,6 +20,9 @@ pub(super) enum Cause {
     Interrupt,
     /// `/quitquitquit`.
     Quit,
+    /// A worker thread ended by a panic: its clients are lost, and whoever supervises the process can
+    /// start it anew.
+    Broken,
 }
 
 impl Cause {
@@ -28,6 +31,10 @@ impl Cause {
         match self {
             Self::Terminate if !exit_zero => Err(Error::Signal(15)),
             Self::Interrupt if !exit_zero => Err(Error::Signal(2)),
+            Self::Broken => Err(Error::runtime(
+                "a worker thread ended by a panic",
+                "this is a bug, please report it with the log",
+            )),
             _ => Ok(()),
         }
     }
@@ -39,6 +46,7 @@ impl fmt::Display for Cause {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
             Self::Quit => "/quitquitquit",
+            Self::Broken => "the end of a worker thread",
         })
     }
 }

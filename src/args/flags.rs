@@ -139,9 +139,20 @@ pub const FLAGS: &[Flag] = &[
     value("deny-commands", "COMMAND[,COMMAND...]", None, LISTEN,
         "Commands and categories, as ACLs name them, that no client may run: flushall,config|set,@dangerous. \
          Scripts are not looked into."),
-    value("max-connections", "N", Some("0"), LISTEN,
+    value("max-connections", "N", Some("10000"), LISTEN,
         "Most clients at once, all instances together; 0 for no limit. One more is told so and \
-         disconnected."),
+         disconnected. Never more than the limit of open files permits."),
+    value("max-request-bytes", "SIZE", Some("1GiB"), LISTEN,
+        "Largest request of a client. A larger one is refused and the client disconnected."),
+    value("max-client-output-bytes", "SIZE", Some("256MiB"), LISTEN,
+        "A client that leaves more than this unread is disconnected."),
+    value("max-pipeline", "N", Some("16384"), LISTEN,
+        "Commands of one client that may be without reply; what it sends beyond waits in its socket."),
+    value("max-buffer-total", "SIZE", Some("auto"), LISTEN,
+        "What all buffers for clients together may hold; beyond it the clients that hold most are told so \
+         and disconnected. auto is half of the memory of the container or machine; 0 for no limit."),
+    value("client-idle-timeout", "DURATION", Some("0"), LISTEN,
+        "A client that waits for nothing and says nothing for so long is disconnected; 0 for never."),
     value("tls-cert", "PATH", None, LISTEN,
         "A PEM file with a certificate and its chain: TCP clients then speak TLS, and nothing else. \
          Read again when it changes. The Unix socket stays plain."),
@@ -185,7 +196,8 @@ pub const FLAGS: &[Flag] = &[
     value("auth-backoff-min", "DURATION", Some("100ms"), CREDENTIALS,
         "Shortest wait before a failed authentication or token request is repeated."),
     value("auth-backoff-max", "DURATION", Some("30s"), CREDENTIALS,
-        "Longest such wait; waits double up to it, with jitter."),
+        "Longest such wait; waits double up to it, with jitter. A node that cannot be reached at all is dialled \
+         again after 2s at most."),
     value("op-timeout", "DURATION", Some("5s"), UPSTREAM,
         "Time a command has, redirects and retries included, before it is answered with an error."),
     value("connect-timeout", "DURATION", Some("5s"), UPSTREAM,

@@ -181,7 +181,8 @@ fn values<'a>(parts: &'a [&str], name: &'a str) -> impl Iterator<Item = &'a str>
 }
 
 fn sum(parts: &[&str], name: &str) -> Option<u64> {
-    values(parts, name).map(|v| v.parse::<u64>().ok()).sum()
+    let mut numbers = values(parts, name).map(|v| v.parse::<u64>().ok());
+    numbers.try_fold(0, |total: u64, n| Some(total.saturating_add(n?)))
 }
 
 fn field(parts: &[&str], name: &str, value: &str) -> String {
@@ -252,7 +253,7 @@ fn keyspace(parts: &[&str], out: &mut String) {
                 match fields.iter_mut().find(|(name, ..)| *name == k) {
                     Some((_, total, weight)) => {
                         *total = total.saturating_add(weighted);
-                        *weight += expires;
+                        *weight = weight.saturating_add(expires);
                     }
                     None => fields.push((k, weighted, expires)),
                 }
@@ -301,6 +302,18 @@ mod tests {
         }
         assert!(!text.contains("10.0.0.9"));
         assert_eq!(text.matches("# Keyspace").count(), 1);
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn numbers_too_large_to_add_up_are_the_largest() {
+        let most = u64::MAX;
+        let part = format!(
+            "used_memory:{most}\r\n# Keyspace\r\ndb0:keys={most},expires={most},avg_ttl=2\r\n"
+        );
+        let text = merge(&[&part, &part], "", 1);
+        assert!(text.contains(&format!("used_memory:{most}\r\n")), "{text}");
+        assert!(text.contains(&format!("keys={most},expires={most},")), "{text}");
     }
 
     #[test]

@@ -122,7 +122,9 @@ impl Merge {
             Self::Concat => concat(parts, out)?,
             Self::Union => union(parts, version, out)?,
             Self::SumByName { plus } => sum_by_name(parts, plus, out)?,
-            Self::Plus(more) => encode::integer(out, (integer(parts.next()?)? + more).max(0)),
+            Self::Plus(more) => {
+                encode::integer(out, integer(parts.next()?)?.saturating_add(*more).max(0));
+            }
             Self::Texts => {
                 let first = parts.clone().next()?;
                 let mut texts: Vec<&[u8]> = parts.map(text_of).collect::<Option<_>>()?;
@@ -130,7 +132,7 @@ impl Merge {
                 texts.dedup();
                 text_reply(&texts.join(&b"\n"[..]), first.first() == Some(&b'='), out);
             }
-            Self::Stats => stats(parts, out)?,
+            Self::Stats => stats(parts, MAX_STATS_DEPTH, out)?,
             Self::Info { section, clients } => {
                 let verbatim = parts.clone().next()?.first() == Some(&b'=');
                 let texts: Vec<String> = parts
@@ -148,6 +150,9 @@ impl Merge {
         Some(())
     }
 }
+
+/// Deepest nesting of MEMORY STATS that is summed: a server nests once.
+const MAX_STATS_DEPTH: usize = 8;
 
 /// True for the nulls of both protocol versions.
 pub fn is_null(reply: &[u8]) -> bool {
@@ -179,7 +184,7 @@ fn cut<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 /// The elements of an array or set.
 fn elements(reply: &[u8]) -> Option<Vec<&[u8]>> {
-    let (_, n, mut rest) = aggregate(reply)?;
+    let (_, n, mut rest) = aggregate(reply).filter(|(kind, ..)| *kind != b'%')?;
     (0..n.max(0)).map(|_| cut(&mut rest)).collect()
 }
 
@@ -244,15 +249,18 @@ pub fn concat_head<'a>(
     out: &mut Vec<u8>,
 ) -> Option<Vec<usize>> {
     let mut total = 0;
-    let mut kind = b'*';
+    let mut kind = None;
     let mut bodies = Vec::new();
     for part in parts {
         let (k, n, body) = aggregate(part)?;
-        kind = k;
+        // An array behind a map would be counted as pairs.
+        if *kind.get_or_insert(k) != k {
+            return None;
+        }
         total += n.max(0);
         bodies.push(part.len() - body.len());
     }
-    encode::header(out, kind, total);
+    encode::header(out, kind.unwrap_or(b'*'), total);
     Some(bodies)
 }
 
@@ -286,7 +294,7 @@ fn text_reply(body: &[u8], verbatim: bool, out: &mut Vec<u8>) {
 
 /// Adds numbers up by name, also those of inner maps; of other values the first counts. What only
 /// some parts have (a database without keys is left out) stands where they have it.
-fn stats<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> Option<()> {
+fn stats<'a>(parts: impl Iterator<Item = &'a [u8]>, depth: usize, out: &mut Vec<u8>) -> Option<()> {
     let mut kind = b'*';
     let mut fields: Vec<(&[u8], Vec<&[u8]>)> = Vec::new();
     for p in parts {
@@ -318,7 +326,7 @@ fn stats<'a>(parts: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> Option
             let numbers = values.iter().filter_map(|v| integer(v));
             encode::integer(out, numbers.fold(0i64, i64::saturating_add));
         } else if aggregate(first).is_some() {
-            stats(values.into_iter(), out)?;
+            stats(values.into_iter(), depth.checked_sub(1)?, out)?;
         } else {
             out.extend_from_slice(first);
         }
@@ -360,7 +368,7 @@ fn sum_by_name<'a>(
             let name = cut(&mut rest)?;
             let count = integer(cut(&mut rest)?)?;
             match names.get_mut(pair) {
-                Some((known, total)) if *known == name => *total += count,
+                Some((known, total)) if *known == name => *total = total.saturating_add(count),
                 None if i == 0 => names.push((name, count)),
                 _ => return None,
             }
@@ -369,7 +377,8 @@ fn sum_by_name<'a>(
     encode::header(out, b'*', 2 * names.len() as i64);
     for (i, (name, total)) in names.into_iter().enumerate() {
         out.extend_from_slice(name);
-        encode::integer(out, (total + plus.get(i).copied().unwrap_or(0)).max(0));
+        let plus = plus.get(i).copied().unwrap_or(0);
+        encode::integer(out, total.saturating_add(plus).max(0));
     }
     Some(())
 }
@@ -429,5 +438,23 @@ mod tests {
             merged(Merge::Sum, &[":1\r\n", "+OK\r\n"]).starts_with("-ERR memorystore-auth-proxy")
         );
         assert!(merged(Merge::Interleave { order: vec![5] }, &["*0\r\n"]).starts_with("-ERR"));
+        // Found by fuzzing: these once became replies that a client could not read to their end.
+        for merge in [Merge::Concat, Merge::Union] {
+            let parts = ["*1\r\n:1\r\n", "%1\r\n+a\r\n:1\r\n"];
+            assert!(merged(merge.clone(), &parts).starts_with("-ERR"), "{merge:?}");
+        }
+        assert!(merged(Merge::Union, &["%1\r\n+a\r\n:1\r\n"]).starts_with("-ERR"));
+        let deep = format!("{}:1\r\n", "*2\r\n+a\r\n".repeat(100_000));
+        assert!(merged(Merge::Stats, &[&deep]).starts_with("-ERR"), "no stack for it");
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn numbers_too_large_to_add_up_are_the_largest() {
+        let (most, reply) = (i64::MAX, format!(":{}\r\n", i64::MAX));
+        assert_eq!(merged(Merge::Plus(1), &[&reply]), reply);
+        let by_name = format!("*2\r\n+c\r\n{reply}");
+        let summed = merged(Merge::SumByName { plus: vec![most] }, &[&by_name, &by_name]);
+        assert_eq!(summed, by_name);
     }
 }

@@ -1,17 +1,15 @@
-//! How the process starts, who may come in, and how it stops; names as in cloud-sql-proxy.
+//! How the process starts and how it stops; names as in cloud-sql-proxy.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
 
 use super::Reader;
-use super::values::{duration_or_zero, limit, port};
+use super::values::{duration_or_zero, port};
 use crate::error::Error;
 
 /// See the module header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// Client connections of all instances together; 0: no limit.
-    pub max_connections: usize,
     /// Dial and ask every primary before clients are taken, and end if one cannot be reached.
     pub run_connection_test: bool,
     /// Serve the other instances when one cannot be set up.
@@ -33,7 +31,6 @@ impl Reader<'_> {
     pub(super) fn lifecycle(&self) -> Result<Lifecycle, Error> {
         let admin_port = self.typed("admin-port", port)?;
         Ok(Lifecycle {
-            max_connections: self.typed("max-connections", limit)?,
             run_connection_test: self.switch("run-connection-test")?,
             skip_failed_instance_config: self.switch("skip-failed-instance-config")?,
             lazy_refresh: self.switch("lazy-refresh")?,

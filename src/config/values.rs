@@ -102,6 +102,29 @@ pub(super) fn limit(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Bytes, from `least` to `most`.
+pub(super) fn bytes(text: &str, least: u64, most: u64) -> Result<usize, String> {
+    let size: bytesize::ByteSize = text.parse().map_err(|_| {
+        format!("'{text}' is not a size; give bytes, or a number with a unit such as 64KiB, 16MiB or 1GiB")
+    })?;
+    let bytes = size.as_u64();
+    match usize::try_from(bytes) {
+        Ok(n) if (least..=most).contains(&bytes) => Ok(n),
+        _ => {
+            let shown = |n| bytesize::ByteSize::b(n).display().iec();
+            Err(format!("'{text}' is out of range; give {} to {}", shown(least), shown(most)))
+        }
+    }
+}
+
+pub(super) fn pipeline(text: &str) -> Result<usize, String> {
+    const RANGE: &str = "1 to 1000000";
+    match number(text, RANGE)? {
+        n @ 1..=1_000_000 => Ok(n),
+        _ => Err(format!("'{text}' is not a number from {RANGE}; give one")),
+    }
+}
+
 /// Events a second; 0: no limit.
 pub(super) fn rate(text: &str) -> Result<u32, String> {
     const RANGE: &str = "0 to 100000";

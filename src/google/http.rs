@@ -61,10 +61,13 @@ impl Url {
             _ => return Err(SHAPE.to_owned()),
         };
         let authority = uri.authority().ok_or(SHAPE)?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() || authority.as_str().contains('@') {
-            return Err(SHAPE.to_owned());
-        }
+        let name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        let host = authority.host();
+        let host = match host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')) {
+            Some(ip) => Some(ip).filter(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()),
+            None => Some(host).filter(|host| !host.is_empty() && host.bytes().all(name)),
+        };
+        let host = host.filter(|_| !authority.as_str().contains('@')).ok_or(SHAPE)?;
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Self { tls, host: host.to_owned(), port, path: path.to_owned() })
@@ -462,7 +465,14 @@ fn seconds(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
+/// A fuzzer's bytes.
+#[cfg(fuzzing)]
+async fn connect(_: &str, _: u16) -> Result<crate::fuzzing::Fed, HttpError> {
+    Ok(crate::fuzzing::Fed::connect())
+}
+
 /// Connects to the first address that takes the connection.
+#[cfg(not(fuzzing))]
 async fn connect(host: &str, port: u16) -> Result<TcpStream, HttpError> {
     let addresses =
         tokio::net::lookup_host((host, port)).await.map_err(|_| HttpError::Unresolved)?;

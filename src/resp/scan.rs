@@ -57,7 +57,7 @@ impl RequestError {
             Self::BigBulkCount => b"too big bulk count string",
             Self::BigInline => b"too big inline request",
             Self::UnbalancedQuotes => b"unbalanced quotes in request",
-            Self::TooLarge => b"request larger than the proxy's limit",
+            Self::TooLarge => b"the request is larger than --max-request-bytes",
             Self::UnauthenticatedMultibulk => b"unauthenticated multibulk length",
             Self::UnauthenticatedBulk => b"unauthenticated bulk length",
             Self::ExpectedDollar(got) => {
@@ -99,6 +99,9 @@ pub(super) enum Line {
 }
 
 /// Reads `digits CRLF` at `pos`. Optimised for one- and two-digit lengths.
+///
+/// As strict as servers are (no leading zero, no `-0`): a request goes upstream as it came, and a node
+/// that refuses it closes a connection which others share.
 #[inline(always)]
 pub(super) fn number_line(buf: &[u8], pos: usize) -> Line {
     let mut i = pos;
@@ -122,6 +125,7 @@ pub(super) fn number_line(buf: &[u8], pos: usize) -> Line {
     match buf.get(i) {
         Some(b'\r') if i > digits => match buf.get(i + 1) {
             // Redis skips the byte behind CR unseen; only a true CRLF is accepted here.
+            Some(b'\n') if i - pos > 1 && buf.get(digits) == Some(&b'0') => Line::NotANumber,
             Some(b'\n') => Line::Number(if negative { -value } else { value }, i + 2),
             Some(_) => Line::NotANumber,
             None => Line::Partial,
@@ -353,13 +357,16 @@ mod tests {
 
     #[test]
     fn protocol_errors_are_redis_words() {
-        let cases: [(&[u8], &str); 6] = [
+        let cases: [(&[u8], &str); 9] = [
             (b"*x\r\n", "invalid multibulk length"),
             (b"*1048577\r\n", "invalid multibulk length"),
             (b"*1\r\n:1\r\n", "expected '$', got ':'"),
             (b"*1\r\n$-1\r\n", "invalid bulk length"),
             (b"*1\r\n$536870913\r\n", "invalid bulk length"),
             (b"*1\r\n$a\r\n", "invalid bulk length"),
+            (b"*1\r\n$01\r\na\r\n", "invalid bulk length"),
+            (b"*1\r\n$-0\r\n\r\n", "invalid bulk length"),
+            (b"*01\r\n$1\r\na\r\n", "invalid multibulk length"),
         ];
         for (bytes, want) in cases {
             let reply =
@@ -389,7 +396,7 @@ mod tests {
 
     #[test]
     fn replies_that_are_not_resp_are_refused() {
-        for bad in [&b"hello\r\n"[..], b"$x\r\n", b"*\r\n", b"$?\r\n"] {
+        for bad in [&b"hello\r\n"[..], b"$x\r\n", b"*\r\n", b"$?\r\n", b"$00\r\n\r\n"] {
             assert_eq!(ReplyScanner::default().scan(bad), Err(ReplyError), "{bad:?}");
         }
     }

@@ -211,7 +211,8 @@ fn length(line: &[u8]) -> Result<Option<usize>, DecodeError> {
     if line == b"-1" {
         return Ok(None);
     }
-    if line.is_empty() || !line.iter().all(u8::is_ascii_digit) {
+    let canonical = line == b"0" || !line.starts_with(b"0");
+    if line.is_empty() || !canonical || !line.iter().all(u8::is_ascii_digit) {
         return Err(DecodeError::NotResp);
     }
     std::str::from_utf8(line)
@@ -328,8 +329,13 @@ mod tests {
         assert!(decode(&allowed).unwrap().is_some());
         assert_eq!(decode(b"$99999999999\r\n"), Err(DecodeError::TooLarge));
         assert_eq!(decode(b"*99999999999999999999999\r\n"), Err(DecodeError::TooLarge));
-        for garbage in [&b"HTTP/1.1 400\r\n"[..], b"\x15\x03\x03\r\n", b"$x\r\n", b"$1\r\nabc\r\n"]
-        {
+        for garbage in [
+            &b"HTTP/1.1 400\r\n"[..],
+            b"\x15\x03\x03\r\n",
+            b"$x\r\n",
+            b"$1\r\nabc\r\n",
+            b"$00\r\n\r\n",
+        ] {
             assert_eq!(decode(garbage), Err(DecodeError::NotResp), "{garbage:?}");
         }
     }

@@ -41,6 +41,8 @@ pub struct Composite {
     near: Vec<u8>,
     /// Bytes of all replies, whole or arriving.
     held: usize,
+    /// Bytes of those that are kept here.
+    kept: usize,
     /// Most of them.
     limit: usize,
     left: usize,
@@ -58,6 +60,7 @@ impl Composite {
             parts: slots.iter().map(part).collect(),
             near: Vec::new(),
             held: 0,
+            kept: 0,
             limit: limit.min(u32::MAX as usize),
             left: slots.len(),
             too_large: false,
@@ -79,6 +82,11 @@ impl Composite {
     /// The legs that wait for a reply.
     pub fn waiting_legs(&self) -> impl Iterator<Item = &Leg> {
         self.parts.iter().filter(|(_, p)| p.is_waiting()).map(|(leg, _)| leg)
+    }
+
+    /// Bytes of the replies that are kept here.
+    pub fn holds_bytes(&self) -> usize {
+        self.kept
     }
 
     /// True when every part has its reply.
@@ -106,8 +114,12 @@ impl Composite {
         };
         self.held = self.held - arriving + reply.as_slice().len();
         self.left -= 1;
+        self.kept += reply.as_slice().len();
         *part = match reply {
-            _ if self.too_large || self.held > self.limit => Part::Dropped,
+            _ if self.too_large || self.held > self.limit => {
+                self.kept = 0;
+                Part::Dropped
+            }
             Reply::Shared(bytes) if bytes.len() >= LARGE => Part::Far(bytes),
             reply => {
                 let bytes = reply.as_slice();
@@ -131,6 +143,7 @@ impl Composite {
         }
         self.too_large = true;
         self.near = Vec::new();
+        self.kept = 0;
         for (_, part) in &mut self.parts {
             if !part.is_waiting() {
                 *part = Part::Dropped;

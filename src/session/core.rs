@@ -24,9 +24,6 @@ use super::tracking::Tracking;
 use super::transaction::{Own, Transaction};
 use super::window::{NO_SLOT, Reply, Window};
 
-/// Most commands a session may have without reply before its socket is not read any more.
-pub const MAX_PENDING: usize = 16 * 1024;
-
 /// Most request bytes a session may have in flight before its socket is not read any more.
 pub const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 
@@ -126,6 +123,10 @@ pub struct Session {
     pub out: ByteQueue,
     /// Bytes read and not yet parsed.
     pub input: BytesMut,
+    /// Most commands it may have without reply before its socket is not read any more.
+    pub max_pipeline: usize,
+    /// What it was last counted to hold beside requests in flight (bytes).
+    pub counted: usize,
     /// Position in a request that is not there whole.
     pub scanner: RequestScanner,
     /// Protocol version the client chose.
@@ -186,6 +187,8 @@ impl Session {
             window: Window::default(),
             out: ByteQueue::default(),
             input: BytesMut::new(),
+            max_pipeline: usize::MAX,
+            counted: 0,
             scanner: RequestScanner::default(),
             version: Version::V2,
             db: 0,
@@ -227,14 +230,14 @@ impl Session {
             && !self.alone
             && self.holds == 0
             && (!self.waits_for_empty || self.window.is_empty())
-            && self.window.len() < MAX_PENDING
+            && self.window.len() < self.max_pipeline
             && self.window.request_bytes() < MAX_IN_FLIGHT_BYTES
     }
 
     /// True when a stalled session has drained enough to go on.
     pub fn may_resume(&self) -> bool {
         self.may_parse()
-            && self.window.len() <= MAX_PENDING / 2
+            && self.window.len() <= self.max_pipeline / 2
             && self.window.request_bytes() <= MAX_IN_FLIGHT_BYTES / 2
     }
 
@@ -361,6 +364,26 @@ impl Session {
             return false;
         }
         unread > most || now.saturating_sub(*since.get_or_insert(now)) >= patience
+    }
+
+    /// Counts anew what it holds; by how many bytes that changed.
+    #[inline]
+    pub fn recount(&mut self) -> isize {
+        let now = self.holds_bytes();
+        let before = std::mem::replace(&mut self.counted, now);
+        now.wrapping_sub(before) as isize
+    }
+
+    /// Bytes held for it beside its requests that are on their way, which connections to nodes hold.
+    #[inline]
+    pub fn holds_bytes(&self) -> usize {
+        let rare = match (&self.transaction, &self.fences) {
+            (None, None) => 0,
+            (t, f) => {
+                t.as_deref().map_or(0, Transaction::len) + f.as_deref().map_or(0, Fences::bytes)
+            }
+        };
+        self.input.len() + self.out.held() + self.window.holds_bytes() + rare
     }
 
     /// Gives idle memory back.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::redirect::Trouble;
+use crate::sabotage::{Promise, breaks};
 
 /// Where a held command goes when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub enum Ready {
 #[derive(Debug, Default)]
 pub struct Fences {
     slots: BTreeMap<u16, Fence>,
+    /// Bytes of the commands that wait.
+    bytes: usize,
 }
 
 impl Fences {
@@ -96,6 +99,11 @@ impl Fences {
     /// True when no slot is fenced.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Bytes of the commands that wait behind them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The fenced slots.
@@ -116,11 +124,14 @@ impl Fences {
 
     /// Queues a new command behind a fence.
     pub fn queue(&mut self, slot: u16, held: Held) {
-        self.slots.entry(slot).or_default().queue.push_back(held);
+        self.bytes += held.frame.len();
+        let queue = &mut self.slots.entry(slot).or_default().queue;
+        if breaks(Promise::Fence) { queue.push_front(held) } else { queue.push_back(held) }
     }
 
     /// Takes back a command of a fenced slot that was sent and has to be sent again.
     pub fn take_back(&mut self, slot: u16, held: Held) {
+        self.bytes += held.frame.len();
         let fence = self.slots.entry(slot).or_default();
         if fence.is_probe(held.ticket, held.part) {
             fence.probe = None;
@@ -134,6 +145,7 @@ impl Fences {
     /// Adds a command that was in flight when its slot was fenced just now (not counted as
     /// outstanding).
     pub fn insert(&mut self, slot: u16, held: Held) {
+        self.bytes += held.frame.len();
         self.slots.entry(slot).or_default().insert(held);
     }
 
@@ -161,6 +173,16 @@ impl Fences {
 
     /// What may leave now; the caller sends it, or gives it back with [`Fences::take_back`].
     pub fn ready(&mut self, slot: u16, now: u64) -> Ready {
+        let ready = self.next(slot, now);
+        self.bytes -= match &ready {
+            Ready::Nothing | Ready::At(_) => 0,
+            Ready::Probe(one) => one.frame.len(),
+            Ready::Batch(all) => all.iter().map(|held| held.frame.len()).sum(),
+        };
+        ready
+    }
+
+    fn next(&mut self, slot: u16, now: u64) -> Ready {
         let Some(fence) = self.slots.get_mut(&slot) else {
             return Ready::Nothing;
         };

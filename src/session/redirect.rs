@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::resp::reply::Class;
+use crate::sabotage::{Promise, breaks};
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +108,8 @@ pub enum Failure {
 
 /// Decides.
 pub fn decide(trouble: Trouble, facts: Facts) -> Action {
-    if matches!(trouble, Trouble::Lost { sent: true }) && !facts.readonly {
+    let may_repeat = facts.readonly || breaks(Promise::Retry);
+    if matches!(trouble, Trouble::Lost { sent: true }) && !may_repeat {
         return Action::Fail(Failure::MaybeExecuted);
     }
     if facts.expired {

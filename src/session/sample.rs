@@ -105,7 +105,8 @@ pub fn read_nodes(text: &str, known: impl Fn(&NodeAddr) -> bool) -> Option<Sampl
     let given = |line: &Line<'_>| -> Vec<Range> {
         let target = |m: &str| {
             let (slot, id) = m.strip_suffix(']')?.split_once("->-")?;
-            (id == line.id).then(|| slot.parse().ok().map(|s| (s, s)))?
+            let slot = slot.parse().ok().filter(|slot| usize::from(*slot) < SLOTS)?;
+            (id == line.id).then_some((slot, slot))
         };
         own.marks().filter_map(target).collect()
     };
@@ -163,7 +164,17 @@ impl<'a> Line<'a> {
             let (first, last) = word.split_once('-').unwrap_or((word, word));
             Some((first.parse().ok()?, last.parse().ok()?))
         };
-        self.slots.iter().filter(|w| !w.starts_with('[')).filter_map(range).collect()
+        let ranges = self.slots.iter().filter(|w| !w.starts_with('[')).filter_map(range);
+        // A node owns a slot once: a line that says more costs no more than that.
+        let mut left = SLOTS;
+        ranges
+            .filter(|r| r.0 <= r.1 && usize::from(r.1) < SLOTS)
+            .take_while(|r| {
+                let fits = left.checked_sub(usize::from(r.1 - r.0) + 1);
+                left = fits.unwrap_or(0);
+                fits.is_some()
+            })
+            .collect()
     }
 
     /// Slots on their way, without the opening bracket: `93-<-id]`, `77->-id]`.
@@ -205,6 +216,19 @@ e7d1eec 127.0.0.1:30001@31001 myself,master - 0 0 7 connected 0-5460 6000 [93->-
         let owns = named(vec![(10923, 16382), (16383, 16383)], false);
         assert_eq!(s.named, [owns, named(vec![(93, 93)], true)]);
         assert_eq!(read_nodes("what is that?", |_| false), None);
+    }
+
+    /// Found by fuzzing: slots there are none of, and more of them than there are.
+    #[test]
+    fn slots_that_cannot_be_are_left_out() {
+        let line = "a h:1@2 myself,master - 0 0 1 connected 9-5 16383-16384 65535 0-16382";
+        let many = format!(
+            "{line}{} [65535->-b] [3->-b]\nb h:2@3 master - 0 0 1 connected",
+            " 0-16383".repeat(1000)
+        );
+        let s = read_nodes(&many, |_| false).expect("its own line");
+        assert_eq!(s.slots, [(0, 16382)]);
+        assert_eq!(s.named.iter().flat_map(|n| &n.slots).collect::<Vec<_>>(), [&(3, 3)]);
     }
 
     #[test]

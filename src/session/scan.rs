@@ -479,3 +479,5 @@ impl<N: Ord + Clone> Scans<N> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod world;

@@ -117,11 +117,11 @@ impl Round {
 /// The node's cursor in a reply to SCAN, and what follows it. `*2 $n <cursor> *…`
 pub fn split_reply(reply: &[u8]) -> Option<(u64, &[u8])> {
     let rest = reply.strip_prefix(b"*2\r\n$")?;
-    let start = rest.iter().position(|&b| b == b'\n')? + 1;
-    let body = rest.get(start..)?;
-    let digits = body.iter().position(|&b| b == b'\r')?;
-    let cursor = std::str::from_utf8(&body[..digits]).ok()?.parse().ok()?;
-    Some((cursor, body.get(digits + 2..)?))
+    let line = rest.iter().position(|&b| b == b'\r')?;
+    let len: usize = std::str::from_utf8(&rest[..line]).ok()?.parse().ok()?;
+    let (digits, keys) = rest.get(line + 2..)?.split_at_checked(len)?;
+    let cursor = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some((cursor, keys.strip_prefix(b"\r\n")?))
 }
 
 /// A reply to SCAN with another cursor.
@@ -144,6 +144,8 @@ mod tests {
         assert_eq!(split_reply(reply), Some((17, &b"*1\r\n$1\r\nk\r\n"[..])));
         assert_eq!(with_cursor(reply, 4096), b"*2\r\n$4\r\n4096\r\n*1\r\n$1\r\nk\r\n");
         assert_eq!(split_reply(b"-ERR no\r\n"), None);
+        // Found by fuzzing: the length counts, not the next line end.
+        assert_eq!(split_reply(b"*2\r\n$11\r\n7\r\n*0\r\nabcd\r\n*0\r\n"), None);
     }
 
     #[test]

@@ -62,6 +62,13 @@ enum State {
 #[derive(Debug)]
 struct Pieces(Vec<Bytes>);
 
+impl Pieces {
+    /// Bytes of them all.
+    fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+}
+
 /// Where a command, or one part of it, was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Leg {
@@ -134,6 +141,8 @@ pub struct Window {
     request_bytes: usize,
     /// Bytes of `early` that are still to be flushed.
     early_live: usize,
+    /// Bytes of other replies, whole or in parts, that are still to be flushed.
+    apart: usize,
     /// Most bytes the replies to one command in parts may hold together.
     pub max_merge: usize,
 }
@@ -148,6 +157,7 @@ impl Default for Window {
             skip_next: false,
             request_bytes: 0,
             early_live: 0,
+            apart: 0,
             max_merge: usize::MAX,
         }
     }
@@ -283,9 +293,11 @@ impl Window {
                 true
             }
             Some(Pending { state: State::Parts(c), len, .. }) => {
+                let before = c.holds_bytes();
                 if !c.fill(part, reply) {
                     return false;
                 }
+                self.apart = self.apart - before + c.holds_bytes();
                 if c.is_whole() {
                     self.request_bytes -= *len as usize;
                     self.complete_parts(at, out);
@@ -319,12 +331,15 @@ impl Window {
         let State::Parts(composite) = std::mem::replace(&mut p.state, State::Waiting) else {
             return;
         };
+        self.apart -= composite.holds_bytes();
         let mut pieces = composite.into_reply(p.row);
         if p.silent || pieces.len() < 2 {
             let only = pieces.pop().unwrap_or_default();
             return self.complete(at, Reply::Shared(only), out);
         }
-        p.state = State::Pieces(Box::new(Pieces(pieces)));
+        let pieces = Pieces(pieces);
+        self.apart += pieces.len();
+        p.state = State::Pieces(Box::new(pieces));
         if at == 0 {
             self.flush(out);
         }
@@ -334,7 +349,12 @@ impl Window {
     /// wanted, and need not be kept.
     pub fn arriving(&mut self, ticket: u32, part: u16, len: usize) -> bool {
         match self.pending.get_mut(ticket.wrapping_sub(self.base) as usize) {
-            Some(Pending { state: State::Parts(c), .. }) => c.arriving(part, len),
+            Some(Pending { state: State::Parts(c), .. }) => {
+                let before = c.holds_bytes();
+                let wanted = c.arriving(part, len);
+                self.apart = self.apart - before + c.holds_bytes();
+                wanted
+            }
             Some(_) => true,
             None => false,
         }
@@ -345,8 +365,12 @@ impl Window {
             return;
         };
         pending.state = match reply {
-            Reply::Shared(bytes) => State::Shared(Box::new(bytes)),
+            Reply::Shared(bytes) => {
+                self.apart += bytes.len();
+                State::Shared(Box::new(bytes))
+            }
             Reply::Borrowed(bytes) if bytes.len() >= LARGE => {
+                self.apart += bytes.len();
                 State::Shared(Box::new(Bytes::copy_from_slice(bytes)))
             }
             Reply::Borrowed(bytes) => {
@@ -375,8 +399,12 @@ impl Window {
                     out.push(self.early.get(at..at + len).unwrap_or_default());
                     self.early_live -= len;
                 }
-                Some(State::Shared(bytes)) => out.push_shared(*bytes),
+                Some(State::Shared(bytes)) => {
+                    self.apart -= bytes.len();
+                    out.push_shared(*bytes);
+                }
                 Some(State::Pieces(pieces)) => {
+                    self.apart -= pieces.len();
                     pieces.0.into_iter().for_each(|p| out.push_shared(p))
                 }
                 Some(State::Waiting | State::Parts(_)) | None => {}
@@ -412,9 +440,10 @@ impl Window {
         self.request_bytes
     }
 
-    /// Bytes of replies that wait for their turn.
-    pub fn waiting_bytes(&self) -> usize {
-        self.early_live
+    /// Bytes of replies that wait for their turn, or for their other parts.
+    #[inline]
+    pub fn holds_bytes(&self) -> usize {
+        self.early_live + self.apart
     }
 
     /// Gives idle memory back.
@@ -473,7 +502,7 @@ mod tests {
                 got.extend(drain(&mut out));
             }
             prop_assert!(w.is_empty());
-            prop_assert_eq!((w.waiting_bytes(), w.request_bytes()), (0, 0));
+            prop_assert_eq!((w.holds_bytes(), w.request_bytes()), (0, 0));
             prop_assert_eq!(got, replies.concat());
         }
     }

@@ -69,7 +69,11 @@ pub struct WorkerMetrics {
     pub error_replies_maybe_executed: Cell,
     pub error_replies_redirects: Cell,
     pub error_replies_protocol: Cell,
-    pub error_replies_output_limit: Cell,
+    pub closed_output: Cell,
+    pub closed_request: Cell,
+    pub closed_buffer_total: Cell,
+    pub closed_idle: Cell,
+    pub buffered_bytes: Cell,
     pub error_replies_other: Cell,
     pub upstream_connecting: Cell,
     pub upstream_ready: Cell,
@@ -160,6 +164,17 @@ pub const FAMILIES: &[Family] = families! {
     GAUGE "client_connections", "Client connections open now.", "" { "": client_connections }
     COUNTER "client_connections_total", "Client connections accepted.", "" { "": client_connections_total }
     COUNTER "client_connections_rejected_total", "Clients refused because of --max-connections.", "" { "": client_connections_rejected }
+    COUNTER "client_disconnects_total",
+        "Clients disconnected because of a limit. output: --max-client-output-bytes, or a subscriber that \
+         reads too slowly; request: --max-request-bytes; buffer_total: --max-buffer-total; idle: \
+         --client-idle-timeout.",
+        "limit" {
+            "output": closed_output,
+            "request": closed_request,
+            "buffer_total": closed_buffer_total,
+            "idle": closed_idle
+        }
+    GAUGE "buffered_bytes", "Bytes of requests and replies held for clients now.", "" { "": buffered_bytes }
     COUNTER "commands_total", "Commands received from clients.", "" { "": commands }
     COUNTER "replies_total", "Replies of nodes passed on to clients.", "" { "": replies }
     COUNTER "client_received_bytes_total", "Bytes read from clients.", "" { "": client_bytes_in }
@@ -171,14 +186,12 @@ pub const FAMILIES: &[Family] = families! {
     COUNTER "error_replies_total",
         "Error replies made by the proxy itself, by reason. deadline: op-timeout passed; maybe_executed: \
          a node was lost after the command was sent; redirects: more than max-redirects; protocol: the \
-         client broke the protocol; output_limit: the client reads too slowly; other: refused \
-         without asking a node.",
+         client broke the protocol; other: refused without asking a node.",
         "reason" {
             "deadline": error_replies_deadline,
             "maybe_executed": error_replies_maybe_executed,
             "redirects": error_replies_redirects,
             "protocol": error_replies_protocol,
-            "output_limit": error_replies_output_limit,
             "other": error_replies_other
         }
     GAUGE "upstream_connections", "Connections to nodes, by state. draining: replaced, waiting for its last replies.", "state" {

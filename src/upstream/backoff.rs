@@ -31,6 +31,18 @@ impl Backoff {
         self.min + (ceiling - self.min).mul_f64(random.clamp(0.0, 1.0))
     }
 
+    /// The same with a delay of at most `most`, for a failure that costs nobody anything; however many
+    /// there are, a failure of another kind waits no longer than twice that.
+    pub fn fail_within(&mut self, random: f64, most: Duration) -> Duration {
+        let failures = self.failures;
+        let max = most.clamp(self.min, self.max);
+        let mut brief = Self { max, ..*self };
+        let delay = brief.fail(random);
+        let grown = self.min.saturating_mul(1 << failures.min(20)) >= max;
+        self.failures = if grown { failures.max(1) } else { brief.failures };
+        delay
+    }
+
     /// Forgets the failures.
     pub fn succeed(&mut self) {
         self.failures = 0;
@@ -59,6 +71,22 @@ mod tests {
             }
             b.succeed();
             prop_assert_eq!(b.fail(0.999), min);
+        }
+
+        #[test]
+        fn brief_failures_do_not_make_others_long(random in 0.0f64..1.0, times in 1usize..60) {
+            let (min, max) = (Duration::from_millis(100), Duration::from_secs(30));
+            let most = Duration::from_secs(2);
+            let mut b = Backoff::new(min, max);
+            for _ in 0..times {
+                let d = b.fail_within(random, most);
+                prop_assert!(d >= min && d <= most && b.failures() > 0);
+            }
+            prop_assert!(b.fail(random) <= most * 2);
+            // Bounds that leave no room are kept.
+            let mut b = Backoff::new(max, max);
+            prop_assert_eq!(b.fail_within(random, most), max);
+            prop_assert!(b.failures() > 0);
         }
     }
 }

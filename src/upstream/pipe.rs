@@ -115,6 +115,8 @@ pub struct Pipe {
     /// Offset in `out` of the oldest entry's request.
     front: u64,
     input: BytesMut,
+    /// What it was last counted to hold (bytes).
+    pub counted: usize,
     scanner: ReplyScanner,
     /// The reply that is coming in is not wanted.
     skipper: Option<Box<ReplySkipper>>,
@@ -174,6 +176,7 @@ impl Pipe {
             inflight: VecDeque::new(),
             front: 0,
             input: BytesMut::new(),
+            counted: 0,
             scanner: ReplyScanner::default(),
             skipper: None,
             progress_at: now,
@@ -292,6 +295,25 @@ impl Pipe {
     /// Puts back what could not be scanned yet.
     pub fn keep_input(&mut self, rest: BytesMut) {
         self.input = rest;
+    }
+
+    /// Counts anew what it holds; by how many bytes that changed.
+    #[inline]
+    pub fn recount(&mut self) -> isize {
+        let now = self.holds_bytes();
+        let before = std::mem::replace(&mut self.counted, now);
+        now.wrapping_sub(before) as isize
+    }
+
+    /// Bytes it holds: requests that are not answered, and part of a reply.
+    #[inline]
+    pub fn holds_bytes(&self) -> usize {
+        self.out.held() + self.input.len()
+    }
+
+    /// Bytes of the reply that is coming in, and whose it is.
+    pub fn arriving(&self) -> (usize, Key) {
+        (self.input.len(), self.oldest().map_or(Key::NONE, |entry| entry.session))
     }
 
     /// True while part of a reply is buffered.

@@ -28,7 +28,9 @@ use crate::key::Key;
 use crate::session::core::{Closing, Profile};
 use crate::upstream::tls::{Plan, Trust};
 
-use super::hub::{Counters, Dial, Hub, Letter, Refusal, Work};
+use super::budget::{Budget, Share};
+use super::guard::IfPanics;
+use super::hub::{Counters, Dial, Hub, Letter, Refusal, Relieved, Work};
 use super::socket::{Conn, ReadOutcome, Stream};
 use super::tls::{Scratch, handshake};
 use super::{Accepted, Place};
@@ -38,6 +40,9 @@ const READ_BUFFER: usize = 64 * 1024;
 
 /// Time a client has for its TLS handshake.
 const CLIENT_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What is said of a connection whose task panicked.
+const BUG: &str = "the proxy failed inside; this is a bug, please report it with the log";
 
 /// Every so many turns one is measured.
 const MEASURED: u32 = 16;
@@ -54,8 +59,8 @@ pub trait Control: Send + Sync {
     fn resting(&self, nodes: Vec<NodeAddr>);
     /// How long a turn took, if it was measured, and some replies of nodes (µs).
     fn observe(&self, turn_us: Option<u64>, upstream_us: &[u64]);
-    /// The worker's counters, once a turn.
-    fn publish(&self, counters: &Counters, sessions: usize);
+    /// The worker's counters, and the bytes it holds for clients, once a turn.
+    fn publish(&self, counters: &Counters, sessions: usize, buffered: usize);
 }
 
 /// Delivers a letter to a worker; gives it back when that is gone.
@@ -100,6 +105,8 @@ pub struct Io {
     post: RefCell<Option<Post>>,
     started: Instant,
     connect_timeout: Duration,
+    /// What it may hold together with the other workers.
+    share: RefCell<Share>,
     /// Number of sessions, for the listener's choice of a worker.
     sessions: Arc<AtomicUsize>,
     /// An event of this turn has read the clock and woken the flusher.
@@ -120,6 +127,7 @@ impl Io {
         connect_timeout: Duration,
         sessions: Arc<AtomicUsize>,
         trust: Trust,
+        budget: Arc<Budget>,
     ) -> Rc<Self> {
         Rc::new(Self {
             hub: RefCell::new(hub),
@@ -133,6 +141,7 @@ impl Io {
             post: RefCell::new(None),
             started: Instant::now(),
             connect_timeout,
+            share: RefCell::new(Share::of(budget)),
             sessions,
             turn: Cell::new(false),
             flusher: RefCell::new(None),
@@ -229,10 +238,14 @@ impl Io {
         let io = self.clone();
         tokio::task::spawn_local(async move {
             let _place = place;
+            let gone = || {
+                io.clients.borrow_mut().remove(key);
+                io.with_hub(|hub| hub.client_gone(key));
+            };
+            let _guard = IfPanics(gone);
             let mut eof = false;
             std::future::poll_fn(|cx| io.poll_client(key, &conn, &mut eof, cx)).await;
-            io.clients.borrow_mut().remove(key);
-            io.with_hub(|hub| hub.client_gone(key));
+            gone();
         });
     }
 
@@ -274,6 +287,10 @@ impl Io {
         let io = self.clone();
         tokio::task::spawn_local(async move {
             let Dial { pipe, addr } = dial;
+            let _guard = IfPanics(|| {
+                io.pipes.borrow_mut().remove(pipe);
+                io.with_hub(|hub| hub.pipe_lost(pipe, BUG));
+            });
             let conn = match io.connect(&addr).await {
                 Ok(conn) => Rc::new(conn),
                 Err(cause) => {
@@ -415,6 +432,7 @@ impl Io {
                 self.control.credential_wanted();
             }
         }
+        self.keep_budget();
         let hub = self.hub.borrow();
         let turn = self.turns.get().wrapping_add(1);
         self.turns.set(turn);
@@ -425,7 +443,7 @@ impl Io {
             self.control.observe(measured, &[]);
         }
         self.sessions.store(hub.session_count(), Ordering::Relaxed);
-        self.control.publish(&hub.counters, hub.session_count());
+        self.control.publish(&hub.counters, hub.session_count(), hub.held_bytes());
         if let Some(at) = hub.next_deadline()
             && at < self.armed.get()
         {
@@ -436,7 +454,27 @@ impl Io {
         }
     }
 
+    /// When all workers together hold too much, some clients of this one go.
+    fn keep_budget(&self) {
+        let mut hub = self.hub.borrow_mut();
+        let excess = self.share.borrow_mut().update(hub.held_bytes());
+        if excess > 0 {
+            for Relieved { client, bytes } in hub.relieve(excess) {
+                tracing::warn!(
+                    %client,
+                    bytes,
+                    "a client was disconnected: --max-buffer-total is reached and it held most"
+                );
+            }
+            // Those that go are served at the end of the next turn.
+            if let Some(w) = self.flusher.borrow().as_ref() {
+                w.wake_by_ref();
+            }
+        }
+    }
+
     fn not_yet(&self, hub: &mut Hub, key: Key) {
+        hub.weigh_pipe(key);
         if let Some(pipe) = hub.pipe_mut(key) {
             pipe.dirty = false;
         }
@@ -444,6 +482,7 @@ impl Io {
 
     fn flush_pipe(&self, hub: &mut Hub, key: Key, conn: &Conn) {
         let now_us = hub.now_us();
+        hub.weigh_pipe(key);
         let Some(pipe) = hub.pipe_mut(key) else {
             return;
         };
@@ -549,10 +588,16 @@ impl Io {
             } else if session.window.is_empty() && session.out.held() == 0 {
                 session.shrink();
             }
+            let change = session.recount();
+            hub.note_held(change);
             hub.counters.client_bytes_out += n;
             hub.counters.client_writes += writes;
-        } else if session.is_done() && may_close(session.closing, conn) {
-            conn.close();
+        } else {
+            if session.is_done() && may_close(session.closing, conn) {
+                conn.close();
+            }
+            let change = session.recount();
+            hub.note_held(change);
         }
     }
 

@@ -3,6 +3,8 @@
 //! Workers share nothing on the command path. Invariant: everything a worker learns from outside
 //! (clients, slot maps, credentials) comes through channels served by tasks of its own thread.
 
+pub mod budget;
+mod guard;
 pub mod hub;
 pub mod io;
 pub mod socket;
@@ -23,6 +25,7 @@ use crate::credentials::CredentialState;
 use crate::session::core::Profile;
 use crate::upstream::tls::Trust;
 
+use budget::Budget;
 use hub::{Hub, Letter, NodeStatus, Settings};
 use io::{Control, Io};
 use socket::Stream;
@@ -96,6 +99,8 @@ pub struct Feeds {
     pub trust: Trust,
     /// What clients may do.
     pub access: watch::Receiver<Option<Arc<Access>>>,
+    /// What the buffers of all workers may hold.
+    pub budget: Arc<Budget>,
 }
 
 /// The control side of a worker.
@@ -166,6 +171,11 @@ impl Worker {
         status.await.unwrap_or_default()
     }
 
+    /// Waits until the thread has ended, for whatever reason.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.ended.clone().cancelled_owned()
+    }
+
     /// True when the thread has ended, for whatever reason.
     pub fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
@@ -194,9 +204,9 @@ async fn serve(
     let (mut inbox, mut letters) = inbox;
     let connect_timeout = settings.connect_timeout;
     let hub = Hub::new(settings, fastrand::u64(..));
-    let Feeds { mut topology, mut credential, trust, mut access } = feeds;
-    let io = Io::new(hub, control, connect_timeout, gauge, trust);
-    tokio::task::spawn_local(io.clone().run());
+    let Feeds { mut topology, mut credential, trust, mut access, budget } = feeds;
+    let io = Io::new(hub, control, connect_timeout, gauge, trust, budget);
+    let mut flusher = tokio::task::spawn_local(io.clone().run());
 
     let rules = access.borrow_and_update().clone();
     io.with_hub(|hub| hub.set_access(rules));
@@ -208,6 +218,8 @@ async fn serve(
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            // It never ends but by a panic, and without it nothing is written any more.
+            _ = &mut flusher => return,
             Ok(()) = topology.changed() => {
                 if let Some(map) = topology.borrow_and_update().clone() {
                     io.with_hub(|hub| hub.set_topology(map));
@@ -267,5 +279,43 @@ fn take(io: &Rc<Io>, message: Message) {
             }));
             io.with_hub(|hub| hub.set_peers(me, sessions));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::refresh::Reason;
+    use crate::cluster::topology::NodeAddr;
+    use hub::Counters;
+
+    /// A control thread that breaks the worker at its first turn.
+    struct Breaks;
+
+    impl Control for Breaks {
+        fn refresh(&self, _: Reason) {}
+        fn credential_rejected(&self, _: u64) {}
+        fn credential_wanted(&self) {}
+        fn resting(&self, _: Vec<NodeAddr>) {}
+        fn observe(&self, _: Option<u64>, _: &[u64]) {}
+        fn publish(&self, _: &Counters, _: usize, _: usize) {
+            panic!("as a bug would");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_where_all_is_written_ends_the_thread() {
+        let (_topology, topology) = watch::channel(None);
+        let (_credential, credential) = watch::channel(CredentialState::NotNeeded);
+        let (_access, access) = watch::channel(None);
+        let (trust, budget) = (Trust::plain(), Budget::new(None));
+        let feeds = Feeds { topology, credential, trust, access, budget };
+        let settings = hub::test_settings();
+        let stop = CancellationToken::new();
+        let worker =
+            Worker::start(0, settings, feeds, Arc::new(Breaks), stop, Duration::from_secs(1))
+                .expect("a thread");
+        let ended = tokio::time::timeout(Duration::from_secs(20), worker.ended()).await;
+        assert!(ended.is_ok() && worker.has_ended());
     }
 }

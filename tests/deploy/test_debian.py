@@ -52,6 +52,7 @@ def test_it_holds_what_it_should(package: Path) -> None:
         f"etc/{NAME}/proxy.toml": "-rw-r--r--",
         f"usr/share/man/man1/{NAME}.1.gz": "-rw-r--r--",
         f"usr/share/doc/{NAME}/copyright": "-rw-r--r--",
+        f"usr/share/doc/{NAME}/sbom.cdx.json": "-rw-r--r--",
         f"usr/share/doc/{NAME}/examples/alerts.yaml": "-rw-r--r--",
     }.items():
         assert listed[f"./{path}"] == [mode, "root/root"], path

@@ -28,6 +28,7 @@ mod clients;
 mod debug;
 mod differential;
 mod handshake;
+mod hostile;
 mod instances;
 mod learned;
 mod lifecycle;

@@ -34,7 +34,7 @@ async fn broken_frames_are_answered_like_redis_does_and_cost_only_their_own_conn
     too_long_count.extend(vec![b'1'; 70_000]);
     let mut too_long_length = b"*1\r\n$".to_vec();
     too_long_length.extend(vec![b'1'; 70_000]);
-    let cases: [&[u8]; 15] = [
+    let cases: [&[u8]; 18] = [
         b"*abc\r\n",
         b"*3000000000\r\n",
         b"*1\r\n:1\r\n",
@@ -45,6 +45,10 @@ async fn broken_frames_are_answered_like_redis_does_and_cost_only_their_own_conn
         b"*2\r\n$3\r\nGET\r\n+k\r\n",
         b"*1\r\n$4 \r\nPING\r\n",
         b"*1 \r\n$4\r\nPING\r\n",
+        // Found by fuzzing: they once went to a node, which closed the connection that others share.
+        b"*01\r\n$4\r\nPING\r\n",
+        b"*1\r\n$04\r\nPING\r\n",
+        b"*1\r\n$-0\r\n\r\n",
         b"PING \"unbalanced\r\n",
         b"SET k 'v'x\r\n",
         &too_long_inline,

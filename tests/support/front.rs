@@ -20,6 +20,7 @@ use super::faults::{Counters, Counts, Faults, bump};
 use super::front_events::{Event, Events};
 use super::front_session::Session;
 use super::metadata::Tokens;
+use super::network::Network;
 use super::ports::free_port;
 use super::tls::{FrontTls, Identity};
 
@@ -45,6 +46,7 @@ pub type CommandLog = Arc<Mutex<Vec<String>>>;
 pub(super) struct Shared {
     pub options: FrontOptions,
     pub faults: Faults,
+    pub network: Network,
     pub counters: Counters,
     pub events: Events,
     pub early: Mutex<BTreeSet<String>>,
@@ -90,6 +92,7 @@ impl BoundFront {
             tls: options.tls.as_ref().map(FrontTls::new),
             options,
             faults: Faults::new(),
+            network: Network::new(),
             counters: Counters::default(),
             events: Events::default(),
             early: Mutex::default(),
@@ -114,6 +117,11 @@ impl IamFront {
     /// Its fault switches.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
+    }
+
+    /// The network before it.
+    pub fn network(&self) -> &Network {
+        &self.shared.network
     }
 
     /// What it has counted.
@@ -199,6 +207,12 @@ async fn connection(client: TcpStream, shared: &Shared) {
     let mut session = Session::new(shared, Open(&shared.counters), watched);
     lock(&shared.logs).push(session.log());
     let Some(tls) = &shared.tls else {
+        if let Some(wire) = shared.network.wire(&client).await {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let (rd, wr) = tokio::io::split(near);
+            tokio::join!(wire.carry(client, far), session.serve(rd, wr));
+            return;
+        }
         let (rd, wr) = client.into_split();
         return session.serve(rd, wr).await;
     };

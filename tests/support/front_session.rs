@@ -400,6 +400,9 @@ impl<'a> Session<'a> {
     }
 
     fn note(&self, request: &Request) {
+        if self.shared.network.is_armed() {
+            return;
+        }
         let mut log = lock(&self.log);
         if log.len() < LOG_LIMIT {
             let argument: String = request.arg(1).chars().take(64).collect();

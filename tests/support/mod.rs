@@ -22,6 +22,7 @@ pub mod google;
 pub mod http;
 pub mod metadata;
 pub mod migration;
+pub mod network;
 pub mod node;
 mod nodes_conf;
 pub mod pair;

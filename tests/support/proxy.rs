@@ -246,12 +246,27 @@ impl Proxy {
         self.status("VmHWM:")
     }
 
+    /// File descriptors it has open.
+    pub fn open_files(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.id()));
+        open.expect("the proxy runs").count() as u64
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> u64 {
+        self.number("Threads:")
+    }
+
     fn status(&self, field: &str) -> u64 {
+        self.number(field) * 1024
+    }
+
+    fn number(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
             .expect("the proxy runs");
         let line = status.lines().find(|l| l.starts_with(field)).expect(field);
-        let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
-        kib.expect("a number of KiB") * 1024
+        let number = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+        number.expect("a number")
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -290,10 +305,17 @@ impl Proxy {
     }
 }
 
+/// What no proxy says, whatever happens to it: a token of ours, or that something panicked.
+const UNSPEAKABLE: [&str; 3] = ["ya29.", "panicked", "this is a bug"];
+
 impl Drop for Proxy {
     fn drop(&mut self) {
+        let lines = self.lines();
+        let said = |line: &&String| UNSPEAKABLE.iter().any(|it| line.contains(it));
+        if let Some(line) = lines.iter().find(said).filter(|_| !std::thread::panicking()) {
+            panic!("the proxy wrote what it must not: {line}");
+        }
         if std::thread::panicking() {
-            let lines = self.lines();
             let from = lines.len().saturating_sub(60);
             eprintln!("--- the proxy wrote ---\n{}\n---", lines[from..].join("\n"));
         }

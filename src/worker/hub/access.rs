@@ -256,7 +256,7 @@ impl Hub {
             && s.out.unsent() > MAX_UNREAD
         {
             s.closing = Closing::Now;
-            self.counters.output_limit += 1;
+            self.counters.closed_output += 1;
             self.mark_session(key);
         }
     }

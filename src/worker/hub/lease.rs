@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::key::Key;
+use crate::sabotage::{Promise, breaks};
 use crate::session::core::Watch;
 use crate::upstream::kind::Kind;
 use crate::upstream::pipe::{Duty, Pipe};
@@ -90,6 +91,9 @@ impl Hub {
 
     /// A connection without owner: kept if it can serve another session, else closed.
     pub(super) fn release_lease(&mut self, key: Key, clean: bool) {
+        if !clean && breaks(Promise::Lease) {
+            return;
+        }
         let Some(pipe) = self.pipes.get_mut(key) else {
             return;
         };

@@ -16,6 +16,8 @@ fn two_shards() -> (Hub, Key, Vec<Key>) {
         op_timeout: Duration::from_secs(5),
         max_client_output: 1 << 30,
         max_merge: LIMIT,
+        max_pipeline: 16 * 1024,
+        client_idle_timeout: None,
         ..super::wait_tests::settings()
     };
     let mut hub = Hub::new(settings, 7);

@@ -24,6 +24,7 @@ mod handover;
 mod handover_tests;
 mod learn;
 mod lease;
+mod memory;
 #[cfg(test)]
 mod merge_tests;
 mod monitor;
@@ -33,6 +34,8 @@ mod peers;
 mod pubsub;
 mod reads;
 mod refusals;
+#[cfg(test)]
+mod refusals_tests;
 mod renewal;
 #[cfg(test)]
 mod renewal_tests;
@@ -40,8 +43,10 @@ mod reply;
 mod request;
 mod scan;
 mod scripts;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sim;
+#[cfg(any(test, fuzzing))]
+mod sim_settings;
 mod topics;
 mod tracking;
 mod trouble;
@@ -53,7 +58,6 @@ mod work;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -75,97 +79,21 @@ use access::Audit;
 pub use access::Refusal;
 use handover::Handover;
 use learn::Lessons;
+use memory::Memory;
+pub use memory::Relieved;
 use nodes::Node;
 pub use nodes::NodeStatus;
 use pause::Pause;
 use peers::Peers;
 pub use peers::{Answer, Letter, Question};
 pub use reads::ReadFrom;
+#[cfg(fuzzing)]
+pub use sim::run as simulate;
+#[cfg(test)]
+pub(crate) use sim_settings::settings as test_settings;
 use topics::Topics;
 use unblock::Unblockings;
-pub use work::{Dial, Note, Work};
-
-/// What an operator can set about the data path.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How long a command may wait for a route, a connection, or a reply.
-    pub op_timeout: Duration,
-    /// How long dialling and the handshake may take.
-    pub connect_timeout: Duration,
-    /// Redirects one command may follow.
-    pub max_redirects: u8,
-    /// Which nodes answer reads.
-    pub read_from: ReadFrom,
-    /// Shortest delay after a failed dial or AUTH.
-    pub auth_backoff_min: Duration,
-    /// Longest delay after failed dials or AUTHs.
-    pub auth_backoff_max: Duration,
-    /// Age at which a connection is replaced; zero: never.
-    pub max_connection_age: Duration,
-    /// Dials and AUTHs a second; 0: unlimited.
-    pub dial_rate_limit: f64,
-    /// Largest request (bytes).
-    pub max_request: usize,
-    /// A client that leaves more than this unread (bytes) is disconnected.
-    pub max_client_output: usize,
-    /// Most bytes the nodes' replies to one command may hold together while they are merged.
-    pub max_merge: usize,
-}
-
-/// Events counted; plain numbers, published by the sockets' side.
-#[derive(Debug, Default, Clone, Copy)]
-#[allow(missing_docs, reason = "the names are the metrics' names, described in telemetry::metrics")]
-pub struct Counters {
-    pub commands: u64,
-    pub replies: u64,
-    pub error_replies: u64,
-    pub client_bytes_in: u64,
-    pub client_bytes_out: u64,
-    pub upstream_bytes_in: u64,
-    pub upstream_bytes_out: u64,
-    pub upstream_writes: u64,
-    pub client_writes: u64,
-    pub clients: u64,
-    pub dials_ok: u64,
-    pub pipes_connecting: u64,
-    pub pipes_ready: u64,
-    pub pipes_retiring: u64,
-    pub dials_failed: u64,
-    pub auth_ok: u64,
-    pub auth_wrongpass: u64,
-    pub auth_exhausted: u64,
-    pub auth_other: u64,
-    pub noauth: u64,
-    pub moved: u64,
-    pub ask: u64,
-    pub retries_tryagain: u64,
-    pub retries_clusterdown: u64,
-    pub retries_loading: u64,
-    pub retries_role: u64,
-    pub retries_noauth: u64,
-    pub retries_lost: u64,
-    pub retries_noroute: u64,
-    pub retries_noscript: u64,
-    pub retries_replica: u64,
-    pub reads_replica: u64,
-    pub reads_fallback: u64,
-    pub fail_maybe_executed: u64,
-    pub fail_deadline: u64,
-    pub fail_redirects: u64,
-    pub protocol_errors: u64,
-    pub output_limit: u64,
-    pub messages: u64,
-    pub reauths: u64,
-    pub retirements: u64,
-    pub nodes_in_backoff: u64,
-    pub subscriptions: u64,
-    pub refused_command: u64,
-    pub refused_key: u64,
-    pub refused_channel: u64,
-    pub refused_deny_list: u64,
-    pub refused_noauth: u64,
-    pub refused_wrongpass: u64,
-}
+pub use work::{Counters, Dial, Note, Settings, Work};
 
 /// A command that cannot be answered with the reply it got.
 #[derive(Debug)]
@@ -206,6 +134,8 @@ enum Alarm {
     Unblock(u32),
     /// A CLIENT PAUSE may be over.
     Unpause,
+    /// Look for idle clients.
+    Sweep,
 }
 
 /// See the module header.
@@ -264,6 +194,9 @@ pub struct Hub {
     unblockings: Unblockings,
     /// CLIENT PAUSE; nearly always none.
     pause: Option<Box<Pause>>,
+    memory: Memory,
+    /// An alarm to look for idle clients is set.
+    sweeping: bool,
     troubled: Vec<Troubled>,
     fenced: Vec<Key>,
     /// Fences with nothing in flight any more.
@@ -325,6 +258,8 @@ impl Hub {
             peers: Peers::default(),
             unblockings: Unblockings::default(),
             pause: None,
+            memory: Memory::default(),
+            sweeping: false,
             troubled: Vec::new(),
             fenced: Vec::new(),
             unfenced: Vec::new(),
@@ -361,10 +296,12 @@ impl Hub {
         profile.since = self.now;
         let epoch = self.epoch;
         self.counters.clients += 1;
-        let max_merge = self.settings.max_merge;
+        self.watch_idle();
+        let (max_merge, max_pipeline) = (self.settings.max_merge, self.settings.max_pipeline);
         let key = self.sessions.insert_with(|key| {
             let mut session = Session::new(key, profile, epoch);
             session.window.max_merge = max_merge;
+            session.max_pipeline = max_pipeline;
             session
         });
         if self.access.is_some() {
@@ -407,6 +344,7 @@ impl Hub {
         let Some(session) = self.sessions.remove(key) else {
             return;
         };
+        self.forget_weight(session.counted);
         // Blocked commands must not take an element for nobody: their connections are closed.
         let blocked = session.window.waiting_legs().filter(|l| l.leased).map(|l| l.pipe);
         for pipe in blocked.chain(session.lease).collect::<Vec<Key>>() {
@@ -554,6 +492,7 @@ impl Hub {
                 Some(Reverse((_, Alarm::Pace))) => self.dial_queued(),
                 Some(Reverse((_, Alarm::Life(pipe)))) => self.come_of_age(pipe),
                 Some(Reverse((_, Alarm::Unblock(id)))) => self.try_unblock(id),
+                Some(Reverse((_, Alarm::Sweep))) => self.sweep_idle(),
                 Some(Reverse((_, Alarm::Unpause))) => self.end_pause_in_time(),
                 Some(Reverse((_, Alarm::Tick))) => self.tick(),
                 Some(Reverse((_, Alarm::Topics))) => self.topics.end_delay(),

@@ -165,7 +165,10 @@ impl Hub {
         if let Some(&n) = self.node_of.get(addr) {
             return n;
         }
-        let n = self.nodes.len() as u16;
+        let Some(n) = u16::try_from(self.nodes.len()).ok().filter(|&n| n < UNASSIGNED) else {
+            // Somebody names a new one with each redirect. Any node says where a slot is.
+            return 0;
+        };
         self.nodes.push(Node {
             addr: addr.clone(),
             pipes: ByKind::new(Key::NONE),
@@ -431,6 +434,7 @@ impl Hub {
         let Some(mut pipe) = self.pipes.remove(key) else {
             return;
         };
+        self.forget_weight(pipe.counted);
         let node = pipe.node;
         let carried = matches!(pipe.state, State::Ready);
         if carried {

@@ -403,7 +403,7 @@ impl Hub {
                 && s.closing != Closing::Now
             {
                 s.closing = Closing::Now;
-                self.counters.output_limit += 1;
+                self.counters.closed_output += 1;
             }
             if !s.dirty {
                 s.dirty = true;

@@ -6,6 +6,8 @@
 //! every command in flight on it is told to be rejected, so none is left that may have been executed.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::time::Duration;
+
 use crate::cluster::refresh::Reason;
 use crate::credentials::CredentialState;
 use crate::key::Key;
@@ -19,6 +21,10 @@ use super::{Hub, Note};
 /// them up for all of `--connect-timeout`.
 const PROBE_MS: u64 = 1000;
 
+/// Longest wait before a node that could not even be reached is dialled again: that costs IAM
+/// nothing, and a network that was gone for a minute is to be noticed within seconds.
+const UNREACHED: Duration = Duration::from_secs(2);
+
 impl Node {
     /// A dial or an AUTH begins; after a failure it goes alone.
     pub(super) fn attempt(&mut self, now: u64) {
@@ -28,15 +34,15 @@ impl Node {
         }
     }
 
-    /// A dial or an AUTH failed: nobody tries for a while.
-    pub(super) fn fail(&mut self, now: u64, random: f64, cause: &str) {
+    /// A dial or an AUTH failed: nobody tries for a while, which is at most `most`.
+    pub(super) fn fail(&mut self, now: u64, random: f64, cause: &str, most: Duration) {
         self.last_error = Some(cause.into());
         if self.next_dial > now && !std::mem::take(&mut self.probing) {
             // It began before another failed, and says nothing new: many that fail together must not
             // make the wait long.
             return;
         }
-        self.next_dial = now + self.backoff.fail(random).as_millis() as u64;
+        self.next_dial = now + self.backoff.fail_within(random, most).as_millis() as u64;
     }
 
     /// A connection is authenticated. True: others may be waiting for this.
@@ -93,13 +99,13 @@ impl Hub {
     }
 
     /// The node of this connection failed, which makes everybody wait; the operator is told once.
-    fn node_fails(&mut self, key: Key, cause: &str) {
+    fn node_fails(&mut self, key: Key, cause: &str, most: Duration) {
         let (random, now) = (self.rng.f64(), self.now);
         let Some(node) = self.pipes.get(key).map(|p| p.node) else {
             return;
         };
         if let Some(node) = self.nodes.get_mut(usize::from(node)) {
-            node.fail(now, random, cause);
+            node.fail(now, random, cause, most);
             if !std::mem::replace(&mut node.reported, true) {
                 self.work.notes.push(Note { node: node.addr.clone(), failing: Some(cause.into()) });
             }
@@ -190,7 +196,7 @@ impl Hub {
         };
         let cause = self.auth_refused(key, refusal, generation);
         let next = self.nodes.get_mut(usize::from(at)).map_or(0, |node| {
-            node.fail(now, random, &cause);
+            node.fail(now, random, &cause, Duration::MAX);
             node.next_dial()
         });
         self.count_backoffs();
@@ -201,7 +207,7 @@ impl Hub {
     pub(super) fn authentication_lost(&mut self, key: Key, refusal: &Refusal) {
         let generation = self.pipes.get(key).map_or(0, |p| p.tried_credential);
         let cause = self.auth_refused(key, refusal, generation);
-        self.node_fails(key, &cause);
+        self.node_fails(key, &cause, Duration::MAX);
         let Some(p) = self.pipes.get_mut(key) else {
             return;
         };
@@ -220,10 +226,9 @@ impl Hub {
 
     /// A connection could not be made or authenticated: back off, and give the commands back.
     pub(super) fn dial_failed(&mut self, key: Key, cause: &str) {
-        if matches!(self.pipes.get(key).map(|p| &p.state), Some(State::Dialing)) {
-            self.counters.dials_failed += 1;
-        }
-        self.node_fails(key, cause);
+        let unreached = matches!(self.pipes.get(key).map(|p| &p.state), Some(State::Dialing));
+        self.counters.dials_failed += u64::from(unreached);
+        self.node_fails(key, cause, if unreached { UNREACHED } else { Duration::MAX });
         self.drop_pipe(key, cause);
         self.work.refresh = Some(Reason::NodeLost);
     }

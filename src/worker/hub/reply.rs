@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::buffer::LARGE;
+use crate::buffer::{LARGE, room};
 use crate::command::spec::Handler;
 use crate::key::Key;
 use crate::resp::encode;
@@ -68,6 +68,7 @@ impl Hub {
             Err(Broken::Refused(refusal)) => self.pipe_refused(key, &refusal),
         }
         self.settle();
+        self.weigh_pipe(key);
     }
 
     /// Replies that stand in the read buffer: small ones are copied once, to the client's queue.
@@ -91,7 +92,7 @@ impl Hub {
                     if !wanted {
                         return p.begin_skip(rest).map_err(|_| Broken::NotResp);
                     }
-                    let mut input = BytesMut::with_capacity(need.max(rest.len()));
+                    let mut input = BytesMut::with_capacity(rest.len() + room(need, rest.len()));
                     input.extend_from_slice(rest);
                     p.keep_input(input);
                     return Ok(());
@@ -131,7 +132,7 @@ impl Hub {
                     if input.len() < LARGE && need <= LARGE {
                         input = BytesMut::from(&input[..]);
                     }
-                    input.reserve(need.saturating_sub(input.len()));
+                    input.reserve(room(need, input.len()));
                     p.keep_input(input);
                     return Ok(());
                 }
@@ -258,11 +259,12 @@ impl Hub {
         {
             self.unfenced.push((entry.session, slot));
         }
-        if s.out.unsent() > self.settings.max_client_output {
-            // Redis's client-output-buffer-limit: a client that does not read is let go.
+        if s.out.unsent() + s.window.holds_bytes() > self.settings.max_client_output {
+            // Redis's client-output-buffer-limit: a client that does not read is let go. So is one
+            // whose replies pile up behind one that does not come.
             if s.closing != Closing::Now {
                 s.closing = Closing::Now;
-                self.counters.output_limit += 1;
+                self.counters.closed_output += 1;
             }
         } else {
             match s.rewrite.take().map(|rewrite| *rewrite) {

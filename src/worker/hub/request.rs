@@ -7,7 +7,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::buffer::LARGE;
+use crate::buffer::{LARGE, room};
 use crate::cluster::topology::UNASSIGNED;
 use crate::command::keys::{self, KeySlot};
 use crate::command::lookup;
@@ -40,20 +40,26 @@ impl Hub {
             return;
         };
         s.active_at = now;
+        let mut keeps = s.fences.is_some();
         if s.input.is_empty() && s.may_parse() {
             let (used, need) = self.parse(key, data);
             if used < data.len()
                 && let Some(s) = self.sessions.get_mut(key)
             {
+                keeps = true;
                 let rest = &data[used..];
-                s.input.reserve(need.max(rest.len()));
+                s.input.reserve(rest.len() + room(need, rest.len()));
                 s.input.extend_from_slice(rest);
             }
         } else {
+            keeps = true;
             s.input.extend_from_slice(data);
             self.parse_input(key);
         }
         self.settle();
+        if keeps {
+            self.weigh_session(key);
+        }
     }
 
     /// Parses what can be parsed of `buf`; returns how much was used, and how many bytes the next
@@ -129,7 +135,7 @@ impl Hub {
                 // A large request may still hold the allocation: do not keep it for nothing.
                 s.input = BytesMut::new();
             } else {
-                input.reserve(need.saturating_sub(input.len()));
+                input.reserve(room(need, input.len()));
                 s.input = input;
             }
             if s.ends_after_input && s.may_parse() {
@@ -186,6 +192,7 @@ impl Hub {
 
     pub(super) fn protocol_error(&mut self, key: Key, error: RequestError) {
         self.counters.protocol_errors += 1;
+        self.counters.closed_request += u64::from(error == RequestError::TooLarge);
         if let Some(s) = self.sessions.get_mut(key) {
             s.answer(&error.reply());
             s.closing = Closing::AfterReplies;

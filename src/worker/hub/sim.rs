@@ -5,6 +5,12 @@
 //! seed: replies of a session in request order, one for each request; no write executed twice;
 //! acknowledged writes executed; "not executed" never executed; writes of one session to one key
 //! executed in request order; nothing left behind at the end.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a model fails by panicking, and shows what SIM_TRACE asks for"
+)]
 
 mod node;
 
@@ -17,6 +23,7 @@ use super::*;
 use crate::cluster::topology::{Mode, Shard};
 use crate::command::slot::slot;
 use crate::credentials::Secret;
+use crate::dice::Dice;
 use crate::resp::encode;
 use crate::resp::request::Request;
 use crate::resp::scan::{ReplyScan, ReplyScanner, RequestScan, RequestScanner};
@@ -84,7 +91,7 @@ struct Client {
 
 struct Sim {
     hub: Hub,
-    rng: fastrand::Rng,
+    rng: Dice,
     now: u64,
     slots: HashMap<u16, Slot>,
     /// Keys of a migrating slot that have arrived at the importing node.
@@ -112,7 +119,10 @@ fn addr(node: usize) -> NodeAddr {
 
 impl Sim {
     fn new(seed: u64) -> Self {
-        let mut rng = fastrand::Rng::with_seed(seed);
+        Self::with(Dice::with_seed(seed), seed)
+    }
+
+    fn with(mut rng: Dice, seed: u64) -> Self {
         let settings = Settings {
             op_timeout: Duration::from_secs(5),
             read_from: [ReadFrom::Primary, ReadFrom::PreferReplica, ReadFrom::Replica]
@@ -121,7 +131,7 @@ impl Sim {
             // Connections come of age all the time, or never.
             max_connection_age: Duration::from_millis([0, 0, 200, 2000][rng.usize(0..4)]),
             dial_rate_limit: [0.0, 30.0][rng.usize(0..2)],
-            ..super::wait_tests::settings()
+            ..super::sim_settings::settings()
         };
         let hub = Hub::new(settings, seed);
         let slots = (0..KEYS)
@@ -491,6 +501,16 @@ fn key(i: usize) -> String {
 
 fn key_value(key: &[u8]) -> String {
     format!("value-of-{}", String::from_utf8_lossy(key))
+}
+
+/// Runs a history that a fuzzer chose, and checks it.
+#[cfg(fuzzing)]
+pub fn run(bytes: &[u8]) {
+    let mut sim = Sim::with(Dice::of_bytes(bytes), 1);
+    while !sim.rng.is_spent() {
+        sim.event(true);
+    }
+    sim.finish();
 }
 
 /// A request larger than a session's credit stops the reading of its socket; the reply starts it

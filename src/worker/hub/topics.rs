@@ -15,6 +15,7 @@ use crate::cluster::topology::UNASSIGNED;
 use crate::command::glob;
 use crate::command::slot::slot;
 use crate::key::Key;
+use crate::sabotage::{Promise, breaks};
 use crate::session::subscriptions::Kind;
 
 /// Most names one question carries.
@@ -310,7 +311,9 @@ impl Topics {
                 if topic.pipe == pipe {
                     topic.pipe = Key::NONE;
                     topic.confirmed = false;
-                    self.homeless.push((kind, name.clone()));
+                    if !breaks(Promise::Resubscribe) {
+                        self.homeless.push((kind, name.clone()));
+                    }
                 }
             }
         }

@@ -227,7 +227,7 @@ impl Hub {
         if s.out.unsent() > limit {
             if s.closing != Closing::Now {
                 s.closing = Closing::Now;
-                self.counters.output_limit += 1;
+                self.counters.closed_output += 1;
             }
         } else {
             match push {

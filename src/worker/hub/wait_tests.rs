@@ -2,13 +2,13 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::sim_settings::OP_TIMEOUT;
+pub(super) use super::sim_settings::settings;
 use super::*;
 use crate::cluster::topology::{Mode, Shard};
 use crate::resp::encode;
 
-const OP_TIMEOUT: u64 = 1000;
 const UNBLOCKED: &[u8] =
     b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 
@@ -16,23 +16,6 @@ const UNBLOCKED: &[u8] =
 pub(super) struct Bench {
     pub(super) hub: Hub,
     pub(super) client: Key,
-}
-
-/// What a worker in a test is told: no ageing, no pacing.
-pub(super) fn settings() -> Settings {
-    Settings {
-        op_timeout: Duration::from_millis(OP_TIMEOUT),
-        connect_timeout: Duration::from_secs(2),
-        max_redirects: 16,
-        read_from: ReadFrom::Primary,
-        auth_backoff_min: Duration::from_millis(10),
-        auth_backoff_max: Duration::from_millis(100),
-        max_connection_age: Duration::ZERO,
-        dial_rate_limit: 0.0,
-        max_request: 1 << 20,
-        max_client_output: 1 << 20,
-        max_merge: 1 << 20,
-    }
 }
 
 impl Bench {

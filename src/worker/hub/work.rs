@@ -1,15 +1,47 @@
-//! What the hub wants done outside: the lists that the sockets' side drains after every call.
+//! What passes between a hub and its surroundings: settings in, work and counts out.
 //!
 //! Invariant: plain data; nothing here decides anything.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::refresh::Reason;
 use crate::cluster::topology::NodeAddr;
 use crate::key::Key;
 
-use super::{Letter, Refusal};
+use super::{Letter, ReadFrom, Refusal};
+
+/// What an operator can set about the data path.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a command may wait for a route, a connection, or a reply.
+    pub op_timeout: Duration,
+    /// How long dialling and the handshake may take.
+    pub connect_timeout: Duration,
+    /// Redirects one command may follow.
+    pub max_redirects: u8,
+    /// Which nodes answer reads.
+    pub read_from: ReadFrom,
+    /// Shortest delay after a failed dial or AUTH.
+    pub auth_backoff_min: Duration,
+    /// Longest delay after failed dials or AUTHs.
+    pub auth_backoff_max: Duration,
+    /// Age at which a connection is replaced; zero: never.
+    pub max_connection_age: Duration,
+    /// Dials and AUTHs a second; 0: unlimited.
+    pub dial_rate_limit: f64,
+    /// Largest request (bytes).
+    pub max_request: usize,
+    /// A client that leaves more than this unread (bytes) is disconnected.
+    pub max_client_output: usize,
+    /// Most commands of a client without reply before its socket is not read any more.
+    pub max_pipeline: usize,
+    /// Most bytes the nodes' replies to one command may hold together while they are merged.
+    pub max_merge: usize,
+    /// A client that neither says nor is told anything for so long is disconnected.
+    pub client_idle_timeout: Option<Duration>,
+}
 
 /// A connection to be made.
 #[derive(Debug)]
@@ -76,4 +108,62 @@ impl Work {
             && self.letters.is_empty()
             && self.resting.is_none()
     }
+}
+
+/// Events counted; plain numbers, published by the sockets' side.
+#[derive(Debug, Default, Clone, Copy)]
+#[allow(missing_docs, reason = "the names are the metrics' names, described in telemetry::metrics")]
+pub struct Counters {
+    pub commands: u64,
+    pub replies: u64,
+    pub error_replies: u64,
+    pub client_bytes_in: u64,
+    pub client_bytes_out: u64,
+    pub upstream_bytes_in: u64,
+    pub upstream_bytes_out: u64,
+    pub upstream_writes: u64,
+    pub client_writes: u64,
+    pub clients: u64,
+    pub dials_ok: u64,
+    pub pipes_connecting: u64,
+    pub pipes_ready: u64,
+    pub pipes_retiring: u64,
+    pub dials_failed: u64,
+    pub auth_ok: u64,
+    pub auth_wrongpass: u64,
+    pub auth_exhausted: u64,
+    pub auth_other: u64,
+    pub noauth: u64,
+    pub moved: u64,
+    pub ask: u64,
+    pub retries_tryagain: u64,
+    pub retries_clusterdown: u64,
+    pub retries_loading: u64,
+    pub retries_role: u64,
+    pub retries_noauth: u64,
+    pub retries_lost: u64,
+    pub retries_noroute: u64,
+    pub retries_noscript: u64,
+    pub retries_replica: u64,
+    pub reads_replica: u64,
+    pub reads_fallback: u64,
+    pub fail_maybe_executed: u64,
+    pub fail_deadline: u64,
+    pub fail_redirects: u64,
+    pub protocol_errors: u64,
+    pub closed_output: u64,
+    pub closed_request: u64,
+    pub closed_buffer_total: u64,
+    pub closed_idle: u64,
+    pub messages: u64,
+    pub reauths: u64,
+    pub retirements: u64,
+    pub nodes_in_backoff: u64,
+    pub subscriptions: u64,
+    pub refused_command: u64,
+    pub refused_key: u64,
+    pub refused_channel: u64,
+    pub refused_deny_list: u64,
+    pub refused_noauth: u64,
+    pub refused_wrongpass: u64,
 }

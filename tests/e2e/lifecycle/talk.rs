@@ -25,6 +25,7 @@ pub struct Run {
     stop: AtomicBool,
     done: AtomicU64,
     numbers: Mutex<HashMap<String, Arc<AtomicI64>>>,
+    progress: Mutex<Vec<(String, Arc<AtomicU64>)>>,
 }
 
 impl Run {
@@ -37,6 +38,7 @@ impl Run {
             stop: AtomicBool::new(false),
             done: AtomicU64::new(0),
             numbers: Mutex::default(),
+            progress: Mutex::default(),
         })
     }
 
@@ -58,6 +60,20 @@ impl Run {
     /// A number that sessions of a team share, 0 at first.
     pub fn number(&self, name: &str) -> Arc<AtomicI64> {
         self.lock().entry(name.to_owned()).or_default().clone()
+    }
+
+    /// How many good replies and messages each session has got so far.
+    #[allow(dead_code, reason = "asked by tests/chaos")]
+    pub fn progress(&self) -> Vec<(String, u64)> {
+        let all = self.progress.lock().unwrap_or_else(|e| e.into_inner());
+        all.iter().map(|(name, n)| (name.clone(), n.load(Ordering::Relaxed))).collect()
+    }
+
+    fn tracked(&self, name: &str) -> Arc<AtomicU64> {
+        let progress = Arc::<AtomicU64>::default();
+        let mut all = self.progress.lock().unwrap_or_else(|e| e.into_inner());
+        all.push((name.to_owned(), progress.clone()));
+        progress
     }
 
     /// Time since the start.
@@ -122,6 +138,7 @@ pub struct Talk {
     pub run: Arc<Run>,
     pub proto: Proto,
     client: Client,
+    progress: Arc<AtomicU64>,
     pub report: Report,
 }
 
@@ -133,6 +150,7 @@ impl Talk {
     /// Connects.
     pub async fn new(run: &Arc<Run>, proto: Proto, name: String) -> Self {
         let client = Client::connect_proto(run.addr, proto).await;
+        let progress = run.tracked(&name);
         let report = Report {
             name,
             done: 0,
@@ -141,7 +159,7 @@ impl Talk {
             objections: Vec::new(),
             facts: Vec::new(),
         };
-        Self { run: run.clone(), proto, client, report }
+        Self { run: run.clone(), proto, client, progress, report }
     }
 
     /// Notes what is wrong.
@@ -202,18 +220,25 @@ impl Talk {
     pub async fn frame(&mut self, limit: Duration) -> Result<Option<Value>, Gone> {
         match tokio::time::timeout(limit, self.client.try_read()).await {
             Err(_) => Ok(None),
-            Ok(Ok(value)) => Ok(Some(value)),
+            Ok(Ok(value)) => {
+                self.progress.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(value))
+            }
             Ok(Err(e)) => self.gone("listening", &e),
         }
     }
 
-    async fn answer(&mut self, command: &[Vec<u8>], sent: Instant) -> Result<Value, Gone> {
+    /// The reply to a command that was sent before.
+    pub async fn answer(&mut self, command: &[Vec<u8>], sent: Instant) -> Result<Value, Gone> {
         let name = String::from_utf8_lossy(&command[0]).into_owned();
         let value = match self.client.try_read().await {
             Ok(value) => value,
             Err(e) => return self.gone(&name, &e),
         };
         self.report.done += 1;
+        if fate(&value) == Fate::Done {
+            self.progress.fetch_add(1, Ordering::Relaxed);
+        }
         self.run.done.fetch_add(1, Ordering::Relaxed);
         self.note(&name, &value, sent.elapsed());
         Ok(value)
