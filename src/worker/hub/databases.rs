@@ -24,6 +24,10 @@ use super::Hub;
 use super::request::block_entry;
 
 impl Hub {
+    pub(super) fn is_standalone(&self) -> bool {
+        self.one_server
+    }
+
     /// True when the servers behind are known to be a cluster.
     pub(super) fn is_cluster(&self) -> bool {
         self.topology.as_ref().is_some_and(|t| t.mode == Mode::Cluster)

@@ -113,10 +113,7 @@ impl Hub {
 
     /// Parses what the session has buffered. Large requests are cut out instead of copied.
     pub(super) fn parse_input(&mut self, key: Key) {
-        let Some(s) = self.sessions.get_mut(key) else {
-            return;
-        };
-        if s.holds & hold::UNAUTHENTICATED != 0 {
+        if self.sessions.get(key).is_some_and(|s| s.holds & hold::UNAUTHENTICATED != 0) {
             self.admit(key);
         }
         let Some(s) = self.sessions.get_mut(key) else {
@@ -403,10 +400,6 @@ impl Hub {
         };
         let slot = if self.reads_elsewhere { self.read_lane(key, row, slot) } else { slot };
         self.dispatch(key, Some(row), slot, request, 1);
-    }
-
-    pub(super) fn is_standalone(&self) -> bool {
-        self.one_server
     }
 
     /// Answers with an error the proxy makes itself.
