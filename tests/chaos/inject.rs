@@ -44,16 +44,20 @@ pub struct Injector<'a> {
     slots: Vec<u16>,
     /// Whoever changes the cluster holds it.
     turn: Turn<()>,
+    /// The primaries, and when they were looked at (ms).
+    known: Mutex<(u32, Option<[usize; SHARDS]>)>,
     record: Mutex<Record>,
 }
 
 impl<'a> Injector<'a> {
     pub fn new(bed: &'a Bed, run: &Arc<Run>, slots: Vec<u16>) -> Self {
-        Self { bed, run: run.clone(), slots, turn: Turn::new(()), record: Mutex::default() }
+        let (run, turn) = (run.clone(), Turn::new(()));
+        Self { bed, run, slots, turn, known: Mutex::default(), record: Mutex::default() }
     }
 
     /// What was done.
-    pub fn into_record(self) -> Record {
+    pub async fn into_record(self) -> Record {
+        self.settle(None).await;
         self.record.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -64,6 +68,7 @@ impl<'a> Injector<'a> {
 
     /// Does all of a phase; every fault has ended when this returns.
     pub async fn carry_out(&self, phase: &Phase) {
+        self.settle(None).await;
         let start = Instant::now();
         let (over, until) = watch::channel(false);
         let faults = async {
@@ -92,7 +97,7 @@ impl<'a> Injector<'a> {
         };
         tokio::join!(faults, self.migrate(&phase.moves, until));
         let _turn = self.turn.lock().await;
-        self.settle().await;
+        self.settle(None).await;
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
@@ -146,7 +151,10 @@ impl<'a> Injector<'a> {
             }
             WireFault::Close(close) if on => front.network().close(close, window.share),
             WireFault::Close(_) => {}
-            WireFault::Refuse => {
+            WireFault::Refuse | WireFault::Gone => {
+                if on && window.fault == WireFault::Gone {
+                    front.network().close(Close::Reset, window.share);
+                }
                 // A killed node's front refuses by itself.
                 if on || !self.bed.cluster.member(member).node.has_exited() {
                     front.faults().set_refused(on);
@@ -172,8 +180,10 @@ impl<'a> Injector<'a> {
         found.expect("a primary")
     }
 
-    /// Waits until the cluster is whole, all agree, and no epoch is still on its way.
-    async fn settle(&self) {
+    /// Waits until the cluster is whole, all agree, and no epoch is still on its way. Only the primary
+    /// of `planned` should be another one: a machine so busy that a node took another one for dead
+    /// may have lost writes as well.
+    async fn settle(&self, planned: Option<usize>) {
         let cluster = &self.bed.cluster;
         let whole = holds(LONG, async || {
             cluster.is_whole().await && cluster.agrees_on_epochs().await && self.agrees().await
@@ -185,6 +195,19 @@ impl<'a> Injector<'a> {
                 println!("{}: {nodes:?}\n{}", member.id, member.node.log_tail());
             }
             panic!("the cluster is not whole again after {LONG:?}");
+        }
+        let mut primaries = [0; SHARDS];
+        for (shard, primary) in primaries.iter_mut().enumerate() {
+            *primary = self.primary(shard).await;
+        }
+        let until = self.ms();
+        let mut known = self.known.lock().unwrap_or_else(|e| e.into_inner());
+        let (from, before) = std::mem::replace(&mut *known, (until, Some(primaries)));
+        let before = before.unwrap_or(primaries);
+        if (0..SHARDS).any(|s| planned != Some(s) && before[s] != primaries[s]) {
+            self.count("failovers that nobody asked for", 1);
+            let loss = Loss { slots: vec![0..=u16::MAX], span: Span { from, until } };
+            self.record().losses.0.push(loss);
         }
     }
 
@@ -209,7 +232,7 @@ impl<'a> Injector<'a> {
 
     /// A fault of a node, until the cluster is whole again.
     async fn step(&self, step: &Step) {
-        self.settle().await;
+        self.settle(None).await;
         self.count(name_of_step(step.fault), 1);
         let shard = step.shard;
         let primary = self.primary(shard).await;
@@ -218,15 +241,15 @@ impl<'a> Injector<'a> {
             match step.fault {
                 NodeFault::StopReplica(length) => {
                     self.stop(replica, length).await;
-                    self.settle().await;
+                    self.settle(Some(shard)).await;
                 }
                 NodeFault::KillReplica(down) => {
                     self.kill(replica, async || tokio::time::sleep(down).await).await;
-                    self.settle().await;
+                    self.settle(Some(shard)).await;
                 }
                 NodeFault::Failover(Failover::Coordinated) => {
                     self.fail_over(replica, Failover::Coordinated).await;
-                    self.settle().await;
+                    self.settle(Some(shard)).await;
                 }
                 lossy => self.lose(lossy, primary, replica).await,
             }
@@ -252,7 +275,7 @@ impl<'a> Injector<'a> {
             NodeFault::Failover(how) => self.fail_over(replica, how).await,
             NodeFault::StopReplica(_) | NodeFault::KillReplica(_) => {}
         }
-        self.settle().await;
+        self.settle(Some(primary % SHARDS)).await;
         if self.primary(primary % SHARDS).await != primary {
             let span = Span { from, until: self.ms() };
             self.record().losses.0.push(Loss { slots, span });
@@ -359,6 +382,7 @@ fn name_of(fault: WireFault) -> &'static str {
         WireFault::Close(Close::Half) => "half closes",
         WireFault::Close(Close::Late(_)) => "late closes",
         WireFault::Refuse => "refused dials",
+        WireFault::Gone => "networks that were gone",
     }
 }
 

@@ -60,14 +60,17 @@ pub enum Access {
     Get(Op),
 }
 
-/// Every GET finds what the session set last.
-pub fn register(accesses: &[Access], losses: &[Span]) -> Vec<String> {
+/// Every GET finds what the session set last; when replicas answer it may be `stale`.
+pub fn register(accesses: &[Access], losses: &[Span], stale: bool) -> Vec<String> {
     let mut objections = Vec::new();
-    let mut last = -1;
+    let (mut last, mut newest) = (-1, -1);
     let mut unknown = BTreeSet::new();
     let mut doubt: Option<(i64, i64)> = None;
     for access in accesses {
         let (Access::Set(op) | Access::Get(op)) = access;
+        if let Access::Set(op) = access {
+            newest = op.value;
+        }
         match (access, op.fate) {
             (_, Fate::NotRun) | (Access::Get(_), Fate::Unknown) => {}
             (Access::Set(_), Fate::Unknown) => {
@@ -80,11 +83,12 @@ pub fn register(accesses: &[Access], losses: &[Span]) -> Vec<String> {
             }
             (Access::Get(_), Fate::Done) => {
                 let doubted = doubt.is_some_and(|(from, to)| (from..=to).contains(&op.value));
-                if op.value != last && !doubted && !unknown.contains(&op.value) {
+                let old = stale && op.value <= newest;
+                if op.value != last && !doubted && !old && !unknown.contains(&op.value) {
                     let at = op.answered;
                     objections.push(format!("holds {} at {at} ms, not {last}", op.value));
                 }
-                if !op.meets(losses) {
+                if !op.meets(losses) && !stale {
                     doubt = None;
                     last = op.value;
                 }
@@ -196,14 +200,20 @@ pub fn told(ops: &[Op], losses: &[Span]) -> Vec<String> {
 
 /// Numbered messages of one publisher and what one subscriber heard: each at most once and in order,
 /// and all that were published in calm times. Times are ms of the run.
-pub fn messages(published: &[(u32, u64, Fate)], heard: &[u64], calm: &[Span]) -> Vec<String> {
+pub fn messages(
+    published: &[(u32, u64, Fate)],
+    heard: &[(u32, u64)],
+    calm: &[Span],
+) -> Vec<String> {
     let mut objections = Vec::new();
     let fates: BTreeMap<u64, Fate> = published.iter().map(|p| (p.1, p.2)).collect();
     let mut seen = BTreeSet::new();
     let mut newest = 0;
-    for &number in heard {
+    let first = |number| heard.iter().find(|h| h.1 == number).map_or(0, |h| h.0);
+    for &(at, number) in heard {
         if !seen.insert(number) {
-            objections.push(format!("message {number} came twice"));
+            let before = first(number);
+            objections.push(format!("message {number} came twice, at {before} and {at} ms"));
         }
         match fates.get(&number) {
             None | Some(Fate::NotRun) => {
@@ -213,7 +223,8 @@ pub fn messages(published: &[(u32, u64, Fate)], heard: &[u64], calm: &[Span]) ->
             Some(Fate::Unknown) => {}
             Some(Fate::Done) => {
                 if number < newest {
-                    objections.push(format!("message {newest} came before message {number}"));
+                    objections
+                        .push(format!("message {newest} came before message {number} at {at} ms"));
                 }
                 newest = newest.max(number);
             }

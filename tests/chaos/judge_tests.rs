@@ -54,18 +54,21 @@ fn a_loss_excuses_what_was_acknowledged_meanwhile_and_nothing_else() {
 fn a_register_holds_what_was_set_last() {
     let set = |at, n| Access::Set(done(at, n));
     let get = |at, n| Access::Get(done(at, n));
-    assert!(register(&[get(1, -1), set(2, 1), get(3, 1)], NO_LOSS).is_empty());
+    assert!(register(&[get(1, -1), set(2, 1), get(3, 1)], NO_LOSS, false).is_empty());
     let unknown = [set(1, 1), Access::Set(op(2, Unknown, 2)), get(3, 1), get(4, 2)];
-    assert!(register(&unknown, NO_LOSS).is_empty());
-    assert!(!register(&[set(1, 1), set(2, 2), get(3, 1)], NO_LOSS).is_empty(), "stale");
-    assert!(!register(&[set(1, 1), get(3, -1)], NO_LOSS).is_empty(), "gone");
+    assert!(register(&unknown, NO_LOSS, false).is_empty());
+    assert!(!register(&[set(1, 1), set(2, 2), get(3, 1)], NO_LOSS, false).is_empty(), "stale");
+    assert!(!register(&[set(1, 1), get(3, -1)], NO_LOSS, false).is_empty(), "gone");
     let not_run = [set(1, 1), Access::Set(op(2, NotRun, 2)), get(3, 2)];
-    assert!(!register(&not_run, NO_LOSS).is_empty(), "ran, though it did not");
+    assert!(!register(&not_run, NO_LOSS, false).is_empty(), "ran, though it did not");
     let lost = [set(50, 1), set(120, 2), get(300, 1)];
-    assert!(register(&lost, LOSS).is_empty());
-    assert!(!register(&lost, NO_LOSS).is_empty());
-    assert!(!register(&[set(50, 1), set(60, 2), set(120, 3), get(300, 1)], LOSS).is_empty());
-    assert!(!register(&[set(120, 1), set(300, 2), get(301, 1)], LOSS).is_empty());
+    assert!(register(&lost, LOSS, false).is_empty());
+    assert!(!register(&lost, NO_LOSS, false).is_empty());
+    assert!(!register(&[set(50, 1), set(60, 2), set(120, 3), get(300, 1)], LOSS, false).is_empty());
+    assert!(!register(&[set(120, 1), set(300, 2), get(301, 1)], LOSS, false).is_empty());
+    let old = [set(1, 1), set(2, 2), get(3, 1), get(4, 2), get(5, 1)];
+    assert!(register(&old, NO_LOSS, true).is_empty(), "a replica may be behind");
+    assert!(!register(&[set(1, 1), get(2, 2)], NO_LOSS, true).is_empty(), "but never ahead");
 }
 
 #[test]
@@ -149,8 +152,9 @@ fn numbers_are_told_once() {
 fn messages_come_once_in_order_and_all_of_calm_times() {
     let published =
         [(50, 1, Done), (120, 2, Done), (130, 3, NotRun), (140, 4, Unknown), (250, 5, Done)];
+    let timed = |heard: &[u64]| heard.iter().map(|&n| (300, n)).collect::<Vec<_>>();
     for right in [&[2][..], &[1, 2, 5], &[1, 2, 5, 4], &[2, 4, 5]] {
-        assert!(messages(&published, right, LOSS).is_empty(), "{right:?}");
+        assert!(messages(&published, &timed(right), LOSS).is_empty(), "{right:?}");
     }
     let spoilt: &[(&[u64], &str)] = &[
         (&[], "one of calm times is missing"),
@@ -161,7 +165,7 @@ fn messages_come_once_in_order_and_all_of_calm_times() {
         (&[2, 9], "made up"),
     ];
     for (heard, what) in spoilt {
-        assert!(!messages(&published, heard, LOSS).is_empty(), "{what}");
+        assert!(!messages(&published, &timed(heard), LOSS).is_empty(), "{what}");
     }
 }
 

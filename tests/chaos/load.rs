@@ -63,7 +63,7 @@ pub async fn run(settings: Settings) -> Verdict {
     println!("CHAOS_SEED={seed} makes these faults again: {} phases", plan.phases.len());
     let bed = bed(seed, sabotage).await;
     let before = Resources::of(&bed).await;
-    let run = Run::new(bed.proxy.addr(), false);
+    let run = Run::new(bed.proxy.addr(), stale(seed));
     let injector = Injector::new(&bed, &run, roster::slots());
     let pulse = Pulse::start(&run);
     let (mut sessions, fleeting) = roster::start(&run);
@@ -85,16 +85,21 @@ pub async fn run(settings: Settings) -> Verdict {
         calms.push(Span { from, until: ms(&run) });
         memory.push(bed.proxy.memory());
     }
-    let record = injector.into_record();
+    let record = injector.into_record().await;
     run.stop();
     let left = join(&mut sessions, &mut objections).await;
     end_fleeting(fleeting, &mut objections).await;
     let pulse = pulse.stop().await;
-    let history = History { left, calms, record, pulse };
+    let history = History { left, calms, record, pulse, stale: stale(seed) };
     objections.extend(history.judge(&bed).await);
     objections.extend(before.judge(&bed, &memory).await);
     history.summary(seed, run.done(), &recoveries, &memory);
     Verdict { objections }
+}
+
+/// Whether replicas answer reads.
+fn stale(seed: u64) -> bool {
+    seed.is_multiple_of(5)
 }
 
 /// A cluster with replicas that outlives kills, behind armed networks, and a proxy before it.
@@ -135,6 +140,7 @@ async fn bed(seed: u64, sabotage: Option<&str>) -> Bed {
         "--threads",
         &threads,
         age,
+        if stale(seed) { "--read-from=prefer-replica" } else { "--read-from=primary" },
         backoff,
         "--connect-timeout=2s",
         "--dial-rate-limit=200",
@@ -147,7 +153,7 @@ async fn bed(seed: u64, sabotage: Option<&str>) -> Bed {
     if let Some(what) = sabotage {
         options = options.env("MEMORYSTORE_PROXY_SABOTAGE", what);
     }
-    println!("{threads} threads; {backoff}; {age}; an authentication that ends: {expiry:?}");
+    println!("an authentication that ends: {expiry:?}; {args:?}");
     let proxy = Proxy::start(options).await;
     Bed { proxy, cluster, metadata }
 }
@@ -225,6 +231,7 @@ struct History {
     calms: Vec<Span>,
     record: Record,
     pulse: Vec<Span>,
+    stale: bool,
 }
 
 impl History {
@@ -276,7 +283,7 @@ impl History {
         let mut objections = Vec::new();
         for fact in facts() {
             let Spoken::Heard { channel, messages } = fact else { continue };
-            let heard: Vec<u64> = messages.iter().map(|m| m.1).collect();
+            let heard: Vec<_> = messages.iter().map(|m| (millis(m.0), m.1)).collect();
             let wrong = judge::messages(&published[channel.as_str()], &heard, &calm);
             objections.extend(wrong.into_iter().map(|why| format!("messages: {channel}: {why}")));
         }
@@ -295,7 +302,7 @@ impl History {
                     (key, judge::counter(ops, &self.losses(key), Some(end)))
                 }
                 Fact::Register { key, accesses } => {
-                    (key, judge::register(accesses, &self.losses(key)))
+                    (key, judge::register(accesses, &self.losses(key), self.stale))
                 }
                 Fact::Log { key, pushes, list } => {
                     (key, judge::log(pushes, &self.losses(key), list))

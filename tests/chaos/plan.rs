@@ -2,7 +2,8 @@
 //!
 //! A run is a row of phases, each followed by a calm in which everything must be well again. In a
 //! *mixed* phase faults of the network, of IAM and of nodes overlap while slots migrate; in a *solo*
-//! phase one shard is ill and nothing else is, so that the others can be held to be well. Pure.
+//! phase there is one long fault alone, mostly of one shard, so that the others can be held to be
+//! well. Pure.
 //! Invariant: the same seed gives the same plan. Times are those at which a fault is due: faults of
 //! nodes, and migrations, go one after the other and each waits until the cluster is whole.
 
@@ -27,7 +28,7 @@ pub struct Plan {
 /// Faults until a calm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Phase {
-    /// Only one shard is ill, and no slot moves.
+    /// One fault alone, and no slot moves.
     pub solo: bool,
     pub length: Duration,
     pub wires: Vec<Window>,
@@ -63,6 +64,8 @@ pub enum WireFault {
     Close(Close),
     /// No dial gets through; what is connected stays.
     Refuse,
+    /// The same, and what is connected is reset.
+    Gone,
 }
 
 /// A fault of a node.
@@ -158,7 +161,8 @@ impl Phase {
             moves: Vec::new(),
         };
         let all = Share { percent: 100, salt: rng.u64(..) };
-        let fault = match rng.u8(..5) {
+        let mut front = Front::PrimaryOf(shard);
+        let fault = match rng.u8(..6) {
             0 => WireFault::Weather(Weather::Stall(None)),
             1 => WireFault::Weather(Weather::Stall(Some(way(rng)))),
             2 => WireFault::Weather(Weather::Lost),
@@ -166,12 +170,16 @@ impl Phase {
                 phase.nodes = vec![Step { at, shard, fault: NodeFault::KillUntilFailover }];
                 return phase;
             }
+            4 => {
+                // The whole network is gone.
+                front = Front::All;
+                WireFault::Gone
+            }
             _ => {
                 phase.nodes = vec![Step { at, shard, fault: NodeFault::StopPrimary(long) }];
                 return phase;
             }
         };
-        let front = Front::PrimaryOf(shard);
         phase.wires = vec![Window { at, length: long, front, fault, then: None, share: all }];
         phase
     }
@@ -313,6 +321,7 @@ fn an_hour_holds_every_fault() {
         "Lost",
         "Slow(",
         "Refuse",
+        "Gone",
         "Reset",
         "Finish",
         "Half",

@@ -224,3 +224,26 @@ fn a_lost_old_connection_is_followed_by_a_fresh_one() {
     fresh.says(&mut b, &["message", "news", "m1"]);
     assert_eq!(payloads(&b.got()), "m1");
 }
+
+/// A slot goes to another node and comes back while the first one's connection stalls: what that
+/// brings from before is older than what the other one has brought since.
+#[test]
+fn what_an_earlier_subscription_brings_late_is_not_heard() {
+    let mut b = Bench::new();
+    b.send("HELLO 3");
+    b.send("SSUBSCRIBE s");
+    let mut first = Far { pipe: listening(&mut b), asked: Vec::new() };
+    first.answer_all(&mut b);
+    b.got();
+    first.says(&mut b, &["smessage", "s", "m1"]);
+    b.primary(1);
+    let pipe = connect(&mut b).expect("the other node is dialled");
+    let mut other = Far { pipe, asked: Vec::new() };
+    other.answer_all(&mut b);
+    other.says(&mut b, &["smessage", "s", "m3"]);
+    b.primary(0);
+    first.says(&mut b, &["smessage", "s", "m2"]);
+    first.answer_all(&mut b);
+    first.says(&mut b, &["smessage", "s", "m4"]);
+    assert_eq!(payloads(&b.got()), "m1 m3 m4");
+}

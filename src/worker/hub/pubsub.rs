@@ -375,7 +375,9 @@ impl Hub {
         let Some(topic) = self.topics.get(kind, name) else {
             return;
         };
-        if topic.pipe != pipe {
+        // What comes before the confirmation is left from an earlier subscription on this pipe; what came
+        // since from another node is newer.
+        if topic.pipe != pipe || !topic.confirmed {
             return;
         }
         let large = match push {
