@@ -24,8 +24,8 @@ TOP = HERE.parent.parent
 OUT = TOP / "target" / "fuzz"
 CORPUS = HERE / "corpus"
 
-# One input may take so long (s), the process hold so much (MiB).
-LIMITS = ["-timeout=20", "-rss_limit_mb=4096"]
+# One input may take so long (s; most take none, but a machine may be busy), the process hold so much (MiB).
+LIMITS = ["-timeout=120", "-rss_limit_mb=4096"]
 # Inputs that are histories want more room than what is parsed at once.
 LONGEST = {"simulation": 768, "scan": 1024, "hub": 640, "config": 2048, "http": 8192, "reply": 65536, "value": 65536}
 SMOKE_SECONDS = 2
