@@ -109,18 +109,18 @@ def files(target: str) -> list[pathlib.Path]:
 def minimise(binary: pathlib.Path, target: str) -> None:
     """Adds to the named inputs, which stay, the fewest others that cover what is known."""
     named = [path for path in files(target) if not re.fullmatch(r"[0-9a-f]{40}", path.name)]
-    scratch, seeds = OUT / "merged" / target, OUT / "named" / target
-    for folder in (scratch, seeds):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    scratch, learnt = OUT / "merged" / target, OUT / "corpus" / target
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    learnt.mkdir(parents=True, exist_ok=True)
     for path in named:
         shutil.copy(path, scratch / path.name)
-    argv, env = command(binary, target, "-merge=1", scratch, OUT / "corpus" / target, CORPUS / target)
+    argv, env = command(binary, target, "-merge=1", scratch, learnt, CORPUS / target)
     subprocess.run(argv, env=env, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     for path in files(target):
         if path not in named:
             path.unlink()
-    # libFuzzer has them by size: the smaller ones, then what is left room for.
+    # Of all sizes.
     merged = sorted((p for p in scratch.iterdir() if re.fullmatch(r"[0-9a-f]{40}", p.name)), key=lambda p: p.stat().st_size)
     step = max(1, len(merged) // KEPT)
     for path in merged[::step][:KEPT]:
