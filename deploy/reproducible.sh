@@ -4,14 +4,14 @@
 # Without arguments the committed and changed sources are built twice, in two directories of different
 # length, under different time zones and languages, from nothing; the programs must be the same byte for
 # byte. With --check it looks whether programs that were built (release-env.sh) name a path of this
-# machine or who built them, which is what makes builds differ, and takes no time.
+# machine or a home directory, which is what makes builds differ, and takes no time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=memorystore-auth-proxy
 
 check() {
   local program=$1 path
-  for path in "$PWD" "${CARGO_HOME:-$HOME/.cargo}" "$HOME/" "/home/" "$(hostname)"; do
+  for path in ${work:+"$work"} "$PWD" "${CARGO_HOME:-$HOME/.cargo}" "$HOME/" "/home/"; do
     if grep -a -q -F -e "$path" "$program"; then
       echo "reproducible: $program holds '$path':" >&2
       grep -a -o -m 3 -E ".{0,60}$(printf '%s' "$path" | sed 's/[][\.*^$/+?(){}|]/\\&/g').{0,60}" "$program" | tr -cd '[:print:]\n' >&2

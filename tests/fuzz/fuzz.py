@@ -24,13 +24,13 @@ TOP = HERE.parent.parent
 OUT = TOP / "target" / "fuzz"
 CORPUS = HERE / "corpus"
 
-# One input may take so long (s), the process hold so much (MiB).
-LIMITS = ["-timeout=20", "-rss_limit_mb=4096"]
+# One input may take so long (s; most take none, but a machine may be busy), the process hold so much (MiB).
+LIMITS = ["-timeout=120", "-rss_limit_mb=4096"]
 # Inputs that are histories want more room than what is parsed at once.
-LONGEST = {"simulation": 768, "scan": 1024, "hub": 2048, "config": 2048, "http": 8192, "reply": 65536, "value": 65536}
+LONGEST = {"simulation": 768, "scan": 1024, "hub": 640, "config": 2048, "http": 8192, "reply": 65536, "value": 65536}
 SMOKE_SECONDS = 2
-# A few long ones are enough of these: they run hundreds of events each.
-KEPT = 60
+# So many of what was learnt go into the repository for each target.
+KEPT = 24
 
 
 def targets() -> list[str]:
@@ -109,18 +109,18 @@ def files(target: str) -> list[pathlib.Path]:
 def minimise(binary: pathlib.Path, target: str) -> None:
     """Adds to the named inputs, which stay, the fewest others that cover what is known."""
     named = [path for path in files(target) if not re.fullmatch(r"[0-9a-f]{40}", path.name)]
-    scratch, seeds = OUT / "merged" / target, OUT / "named" / target
-    for folder in (scratch, seeds):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    scratch, learnt = OUT / "merged" / target, OUT / "corpus" / target
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    learnt.mkdir(parents=True, exist_ok=True)
     for path in named:
         shutil.copy(path, scratch / path.name)
-    argv, env = command(binary, target, "-merge=1", scratch, OUT / "corpus" / target, CORPUS / target)
+    argv, env = command(binary, target, "-merge=1", scratch, learnt, CORPUS / target)
     subprocess.run(argv, env=env, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     for path in files(target):
         if path not in named:
             path.unlink()
-    # libFuzzer has them by size: the smaller ones, then what is left room for.
+    # Of all sizes.
     merged = sorted((p for p in scratch.iterdir() if re.fullmatch(r"[0-9a-f]{40}", p.name)), key=lambda p: p.stat().st_size)
     step = max(1, len(merged) // KEPT)
     for path in merged[::step][:KEPT]:

@@ -156,3 +156,23 @@ fn nobody_keeps_what_a_client_that_left_had_asked_for() {
     }
     assert_eq!(got(&mut hub, next), b":2\r\n");
 }
+
+/// Found by fuzzing: a length is a claim, and 512 MB were made room for at the first byte.
+#[test]
+fn what_is_promised_is_given_room_as_it_comes() {
+    const SOME: usize = 2 << 20;
+    let (mut hub, client, pipes) = two_shards();
+    pipes.iter().for_each(|&pipe| hub.pipe_data(pipe, b"*0\r\n"));
+    hub.client_data(client, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
+    send(&mut hub, &pipes);
+    let asked = pipes.iter().find(|&&p| hub.pipe_mut(p).is_some_and(|p| p.in_flight() == 1));
+    let &asked = asked.expect("one is asked");
+    hub.pipe_data(asked, b"$2147483648\r\nx");
+    let input = hub.pipe_mut(asked).expect("a pipe").take_input();
+    assert!(!input.is_empty() && input.capacity() < SOME, "{}", input.capacity());
+
+    hub.settings.max_request = 1 << 30;
+    hub.client_data(client, b"*2\r\n$3\r\nGET\r\n$536870912\r\nx");
+    let input = &hub.session_mut(client).expect("a session").input;
+    assert!(!input.is_empty() && input.capacity() < SOME, "{}", input.capacity());
+}

@@ -88,7 +88,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(cut(stream, Cuts::new(*seed)), ends);
     let mut at = 0;
     for &end in &ends.0 {
-        let skipped = within(2 * (end - at) + 64, || skip(&stream[at..], Cuts::new(*seed)));
+        let skipped = within(4 * (end - at) + 256, || skip(&stream[at..], Cuts::new(*seed)));
         assert_eq!(skipped, Ok(Some(end - at)), "the skipper ends elsewhere");
         let frame = &stream[at..end];
         match classify(frame) {
