@@ -593,4 +593,15 @@ mod tests {
         }
         assert_eq!(clean(&"x ".repeat(1000)).chars().count(), MAX_MESSAGE + 1);
     }
+
+    /// Found by fuzzing: `+[::1]` was taken for a host.
+    #[test]
+    fn a_host_is_a_name_or_an_address() {
+        for bad in ["http://+[::1]:80/x", "http://[x]/", "http://a$b/", "http://u@h/"] {
+            assert!(Url::parse(bad).is_err(), "{bad}");
+        }
+        for good in ["http://[::1]:80/x", "https://a-b_c.example./", "http://127.0.0.1"] {
+            assert!(Url::parse(good).is_ok(), "{good}");
+        }
+    }
 }

@@ -163,6 +163,9 @@ def main() -> int:
             failed.append(target)
             continue
         print(f"| {target} | " + " | ".join(str(value) for value in did.values()) + " |", flush=True)
+    # What the target `config` was given as a file.
+    for path in pathlib.Path("/dev/shm").glob("memorystore-auth-proxy-fuzz-*.toml"):
+        path.unlink(missing_ok=True)
     took = time.monotonic() - began
     print(f"fuzz: {len(wanted)} targets in {took:.0f} s")
     print(f"{len(wanted) - len(failed)} passed, {len(failed)} failed")
