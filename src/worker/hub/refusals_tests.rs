@@ -61,3 +61,20 @@ fn a_script_is_told_however_often_its_command_was_refused_before() {
     }
     assert_eq!(b.got(), "-NOSCRIPT No matching script.\r\n");
 }
+
+/// A connection that was lent for one command, and is still dialled when that is given up.
+#[test]
+fn a_connection_lent_for_a_command_that_was_given_up_is_not_forgotten() {
+    let mut b = Bench::new();
+    b.send("BLPOP q 0.1");
+    let dials = std::mem::take(&mut b.hub.work.dials);
+    assert_eq!(dials.len(), 1);
+    // Not yet dialled when the time is over.
+    b.pass(3_000);
+    assert_ne!(b.got(), "");
+    b.hub.work.dials = dials;
+    b.connect();
+    assert_eq!(b.hub.pipes.iter().count(), 1);
+    let idle: usize = b.hub.nodes.iter().map(|n| n.idle.len()).sum();
+    assert_eq!(idle, 1, "it can be lent again");
+}
