@@ -80,6 +80,8 @@ pub struct Leg {
     pub attempts: u8,
     /// How many redirects it followed.
     pub redirects: u8,
+    /// How often its node did not know its script.
+    pub told: u8,
     /// It goes on the session's own connection, not on a shared one.
     pub leased: bool,
     /// That connection watches keys for it: it must not go on another.
@@ -89,7 +91,7 @@ pub struct Leg {
 impl Leg {
     /// Not sent yet.
     pub fn new(slot: u16, pipe: Key) -> Self {
-        Self { pipe, slot, attempts: 0, redirects: 0, leased: false, watching: false }
+        Self { pipe, slot, attempts: 0, redirects: 0, told: 0, leased: false, watching: false }
     }
 }
 

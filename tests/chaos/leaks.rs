@@ -78,6 +78,7 @@ impl Resources {
         .await;
         println!("before: {self:?}; after: {now:?}, {accepted} connections accepted by fronts");
         if !fits {
+            show(bed).await;
             objections.push(format!(
                 "leak: {now:?} and {accepted} connections accepted by fronts when all clients are \
                  gone, {self:?} before they came"
@@ -92,5 +93,22 @@ impl Resources {
             objections.push(format!("leak: resident memory grew from {first} to {last} bytes"));
         }
         objections
+    }
+}
+
+/// What the nodes and the proxy know of connections, for whoever looks for a leak.
+async fn show(bed: &Bed) {
+    let metrics = bed.proxy.get("/metrics").await.body;
+    for line in metrics.lines().filter(|l| l.starts_with("memorystore_proxy_upstream_connections"))
+    {
+        println!("{line}");
+    }
+    for (member, one) in bed.cluster.members().iter().enumerate() {
+        let Ok(clients) = one.node.try_run(&["CLIENT", "LIST"]).await else { continue };
+        for client in clients.text().lines() {
+            let wanted = ["age=", "idle=", "flags=", "sub=", "ssub=", "cmd=", "resp="];
+            let fields = client.split(' ').filter(|f| wanted.iter().any(|w| f.starts_with(w)));
+            println!("member {member}: {}", fields.collect::<Vec<_>>().join(" "));
+        }
     }
 }

@@ -362,7 +362,9 @@ impl Hub {
         match self.pipes.get(key).map(|p| p.duty) {
             Some(Duty::Tracking(session)) => self.tracking_ready(session),
             Some(Duty::Monitor(session)) => self.monitor_ready(session),
-            Some(Duty::Shared | Duty::Lease | Duty::Subscriber) | None => {}
+            // The command it was lent for may have been given up meanwhile.
+            Some(Duty::Lease) => self.give_back(key),
+            Some(Duty::Shared | Duty::Subscriber) | None => {}
         }
     }
 

@@ -383,11 +383,12 @@ impl Hub {
             let told = self.scripts.body(request.arg(1));
             let known = told.is_some_and(|(_, teller)| !self.comes_later(entry, teller));
             let s = self.sessions.get_mut(entry.session);
-            let attempts = s.and_then(|s| s.window.leg_mut(entry.ticket, entry.part));
+            let leg = s.and_then(|s| s.window.leg_mut(entry.ticket, entry.part));
             // A node that forgets what it was told just now will do so again.
-            if !known || attempts.is_none_or(|leg| leg.attempts >= MAX_TOLD) {
+            let Some(leg) = leg.filter(|leg| known && leg.told < MAX_TOLD) else {
                 return false;
-            }
+            };
+            leg.told += 1;
             // It was not executed: it is sent again, behind the script.
             self.scripts.forget_on(request.arg(1), node);
             if let Some(p) = self.pipes.get_mut(key) {
