@@ -33,7 +33,8 @@ pub struct Record {
     pub troubles: Vec<Trouble>,
     /// How often what was done.
     pub faults: BTreeMap<String, u64>,
-    pub failovers: u64,
+    /// Failovers, asked for or not, until all nodes agreed.
+    pub failovers: Vec<Span>,
 }
 
 /// See the module header.
@@ -207,7 +208,9 @@ impl<'a> Injector<'a> {
         if (0..SHARDS).any(|s| planned != Some(s) && before[s] != primaries[s]) {
             self.count("failovers that nobody asked for", 1);
             let loss = Loss { slots: vec![0..=u16::MAX], span: Span { from, until } };
-            self.record().losses.0.push(loss);
+            let mut record = self.record();
+            record.losses.0.push(loss);
+            record.failovers.push(Span { from, until });
         }
     }
 
@@ -235,6 +238,7 @@ impl<'a> Injector<'a> {
         self.settle(None).await;
         self.count(name_of_step(step.fault), 1);
         let shard = step.shard;
+        let from = self.ms();
         let primary = self.primary(shard).await;
         let replica = members_of(shard).into_iter().find(|m| *m != primary).expect("a replica");
         self.trouble(Some(shard), async {
@@ -255,7 +259,10 @@ impl<'a> Injector<'a> {
             }
         })
         .await;
-        self.record().failovers += u64::from(self.primary(shard).await != primary);
+        if self.primary(shard).await != primary {
+            let span = Span { from, until: self.ms() };
+            self.record().failovers.push(span);
+        }
     }
 
     /// A fault that may cost acknowledged writes, if the replica takes over.

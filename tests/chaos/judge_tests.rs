@@ -154,7 +154,7 @@ fn messages_come_once_in_order_and_all_of_calm_times() {
         [(50, 1, Done), (120, 2, Done), (130, 3, NotRun), (140, 4, Unknown), (250, 5, Done)];
     let timed = |heard: &[u64]| heard.iter().map(|&n| (300, n)).collect::<Vec<_>>();
     for right in [&[2][..], &[1, 2, 5], &[1, 2, 5, 4], &[2, 4, 5]] {
-        assert!(messages(&published, &timed(right), LOSS).is_empty(), "{right:?}");
+        assert!(messages(&published, &timed(right), LOSS, &[]).is_empty(), "{right:?}");
     }
     let spoilt: &[(&[u64], &str)] = &[
         (&[], "one of calm times is missing"),
@@ -165,8 +165,11 @@ fn messages_come_once_in_order_and_all_of_calm_times() {
         (&[2, 9], "made up"),
     ];
     for (heard, what) in spoilt {
-        assert!(!messages(&published, &timed(heard), LOSS).is_empty(), "{what}");
+        assert!(!messages(&published, &timed(heard), LOSS, &[]).is_empty(), "{what}");
     }
+    let failover = [Span { from: 290, until: 310 }];
+    assert!(messages(&published, &timed(&[2, 2]), LOSS, &failover).is_empty());
+    assert!(!messages(&published, &timed(&[2, 2]), LOSS, &[Span { from: 1, until: 2 }]).is_empty());
 }
 
 #[test]

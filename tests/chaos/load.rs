@@ -284,7 +284,9 @@ impl History {
         for fact in facts() {
             let Spoken::Heard { channel, messages } = fact else { continue };
             let heard: Vec<_> = messages.iter().map(|m| (millis(m.0), m.1)).collect();
-            let wrong = judge::messages(&published[channel.as_str()], &heard, &calm);
+            let twice =
+                if channel.starts_with("shard:") { &self.record.failovers[..] } else { &[] };
+            let wrong = judge::messages(&published[channel.as_str()], &heard, &calm, twice);
             objections.extend(wrong.into_iter().map(|why| format!("messages: {channel}: {why}")));
         }
         objections
@@ -367,6 +369,7 @@ impl History {
         for (fault, times) in faults {
             println!("{times:>6} {fault}");
         }
+        let failovers = failovers.len();
         println!(
             "{failovers:>6} failovers in all, {} of them may have lost writes",
             losses.0.len()
