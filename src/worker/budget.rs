@@ -1,6 +1,6 @@
 //! What the buffers of all workers hold together, and how much that may be.
 //!
-//! Invariant: the sum lags behind by less than [`GRAIN`] a worker, so that no worker touches another's
+//! Invariant: the sum lags behind by less than `GRAIN` a worker, so that no worker touches another's
 //! cache line for every turn. It does not know who holds what: each worker lets go of its own.
 
 use std::sync::Arc;
