@@ -19,7 +19,8 @@ STRANGERS = frozenset(
     "--region --role --member --namespace --network --platform --push --from --no-cache-dir --no-install-recommends"
     " --release --locked --bin --target --config --mount --root --quiet --system --values --set --apparent-size"
     " --build --print-architecture --remove-section --root-owner-group --strip-unneeded --no-enable --help"
-    " --version --format".split()
+    " --version --format --output --prefix --edges --remap-path-prefix --cached --others --exclude-standard --parents"
+    " --check".split()
 )
 
 
