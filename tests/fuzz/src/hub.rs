@@ -168,6 +168,8 @@ impl Bed {
             max_request: 64 * 1024,
             max_client_output: 256 * 1024,
             max_merge: 64 * 1024,
+            max_pipeline: [16 * 1024, 3][usize::from(kind >> 5) % 2],
+            client_idle_timeout: None,
         };
         let mut bed = Self {
             hub: Hub::new(settings, 7),
