@@ -146,7 +146,9 @@ impl Learned {
     fn tell_subcommands(&mut self, container: &Name, subcommands: Vec<Description>) {
         for d in subcommands {
             let sub = d.name.rsplit('|').next().unwrap_or_default().as_bytes();
-            let Some(name) = Name::new(container.as_bytes(), Some(sub)) else {
+            // Without a name of its own it would take the place of its container.
+            let Some(name) = Name::new(container.as_bytes(), Some(sub)).filter(|_| !sub.is_empty())
+            else {
                 continue;
             };
             if self.has_room(name.as_bytes())
@@ -365,6 +367,16 @@ mod tests {
         assert!(l.get(&name("absent0"), 0).is_none(), "the oldest are forgotten");
         assert!(matches!(l.get(&name("real0"), 0), Some(Fact::Row(_))), "rows stay");
         assert!(matches!(l.get(&name("get2999"), 0), Some(Fact::Untold)));
+    }
+
+    /// Found by fuzzing: it once took the place of its container.
+    #[test]
+    fn a_subcommand_without_a_name_is_none() {
+        let mut l = Learned::default();
+        let mut container = describe("mod", 0);
+        container.subcommands = vec![describe("other|", flag::READONLY)];
+        l.tell(&name("mod"), Told::Command(container), 0);
+        assert_eq!(row(l.get(&name("mod"), 0)).name, "mod");
     }
 
     #[test]
