@@ -21,11 +21,6 @@ impl Budget {
     pub fn new(most: Option<usize>) -> Arc<Self> {
         Arc::new(Self { most: most.unwrap_or(usize::MAX), used: AtomicUsize::new(0) })
     }
-
-    /// The most.
-    pub fn most(&self) -> usize {
-        self.most
-    }
 }
 
 /// What one worker has told the others.

@@ -458,18 +458,23 @@ impl Io {
     fn keep_budget(&self) {
         let mut hub = self.hub.borrow_mut();
         let excess = self.share.borrow_mut().update(hub.held_bytes());
-        if excess > 0 {
-            for Relieved { client, bytes } in hub.relieve(excess) {
-                tracing::warn!(
-                    %client,
-                    bytes,
-                    "a client was disconnected: --max-buffer-total is reached and it held most"
-                );
-            }
-            // Those that go are served at the end of the next turn.
-            if let Some(w) = self.flusher.borrow().as_ref() {
-                w.wake_by_ref();
-            }
+        if excess == 0 {
+            return;
+        }
+        let gone = hub.relieve(excess);
+        for Relieved { client, bytes } in &gone {
+            tracing::warn!(
+                %client,
+                bytes,
+                "a client was disconnected: --max-buffer-total is reached and it held most"
+            );
+        }
+        // They are served at the end of another turn. Where nobody goes there is none: it would be the
+        // next at once, for as long as too much is held.
+        if !gone.is_empty()
+            && let Some(w) = self.flusher.borrow().as_ref()
+        {
+            w.wake_by_ref();
         }
     }
 

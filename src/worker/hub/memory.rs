@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use crate::buffer::ByteQueue;
 use crate::key::Key;
 use crate::resp::encode;
-use crate::session::core::{Closing, Session};
+use crate::session::core::{Closing, Session, hold};
 
 use super::{Alarm, Hub};
 
@@ -164,7 +164,7 @@ impl Hub {
 
     /// Ends the sessions of clients that have said and been told nothing for too long. As with Redis's
     /// `timeout`, those that wait for something are not idle: commands without reply, blocking ones
-    /// among them, subscriptions, MONITOR, and tracking.
+    /// among them, commands held by CLIENT PAUSE, subscriptions, MONITOR, and tracking.
     pub(super) fn sweep_idle(&mut self) {
         self.sweeping = false;
         let Some(timeout) = self.settings.client_idle_timeout else {
@@ -173,6 +173,7 @@ impl Hub {
         let now = self.now;
         let idle = |s: &Session| {
             s.window.is_empty()
+                && s.holds & !hold::UNAUTHENTICATED == 0
                 && s.streams.is_none()
                 && s.closing == Closing::No
                 && u128::from(now.saturating_sub(s.active_at)) >= timeout.as_millis()
@@ -239,28 +240,51 @@ mod tests {
         assert_eq!(b.hub.counters.closed_buffer_total, 2);
     }
 
-    #[test]
-    fn idle_clients_end_and_waiting_ones_do_not() {
+    /// Clients of a worker that lets go of idle ones after four seconds, and commands wait a minute.
+    fn impatient(clients: usize) -> (Hub, Vec<Key>) {
         let mut hub = Hub::new(
             super::super::Settings {
                 client_idle_timeout: Some(Duration::from_secs(4)),
+                op_timeout: Duration::from_secs(60),
                 ..settings()
             },
             7,
         );
-        let (idle, waits) =
-            (hub.client_open(Profile::default()), hub.client_open(Profile::default()));
-        hub.client_data(waits, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
-        for now in (0..4600).step_by(100) {
+        let clients = (0..clients).map(|_| hub.client_open(Profile::default())).collect();
+        (hub, clients)
+    }
+
+    fn pass(hub: &mut Hub, ms: u64) {
+        for now in (0..=ms).step_by(100) {
             hub.set_now(now);
             hub.on_time();
-            // Later than its own command's deadline, which is not what is tested.
-            if now == 500 {
-                hub.client_data(waits, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
-            }
         }
+    }
+
+    const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+
+    #[test]
+    fn idle_clients_end_and_waiting_ones_do_not() {
+        let (mut hub, clients) = impatient(2);
+        let (idle, waits) = (clients[0], clients[1]);
+        hub.client_data(waits, GET);
+        pass(&mut hub, 3900);
+        assert_eq!(hub.session_mut(idle).map(|s| s.closing), Some(Closing::No));
+        pass(&mut hub, 4600);
         assert_eq!(hub.session_mut(idle).map(|s| s.closing), Some(Closing::Now));
         assert_eq!(hub.session_mut(waits).map(|s| s.closing), Some(Closing::No));
         assert_eq!(hub.counters.closed_idle, 1);
+    }
+
+    #[test]
+    fn whose_command_is_held_by_a_pause_is_not_idle() {
+        let (mut hub, clients) = impatient(2);
+        let (asks, held) = (clients[0], clients[1]);
+        hub.client_data(asks, b"CLIENT PAUSE 60000\r\n");
+        hub.client_data(held, GET);
+        assert_ne!(hub.session_mut(held).map(|s| s.holds), Some(0), "it is held");
+        pass(&mut hub, 4600);
+        assert_eq!(hub.session_mut(asks).map(|s| s.closing), Some(Closing::Now));
+        assert_eq!(hub.session_mut(held).map(|s| s.closing), Some(Closing::No));
     }
 }
